@@ -1,0 +1,68 @@
+"""What the training corpus is made of."""
+
+from typing import Annotated, Literal, Self
+
+from annotated_types import Ge, Gt, Le
+from pydantic import Field, model_validator
+
+from turbosparse.config.base import Config
+
+# The paper gives one figure, 2.69%, for three Pile subsets; we split it evenly.
+TABLE_4_PERCENT: dict[str, float] = {
+    "pile-arxiv": 0.90,
+    "pile-pubmed": 0.90,
+    "pile-philpapers": 0.89,
+    "dolma-pes2o": 7.83,
+    "wanjuan-cc": 73.55,
+    "redpajama-wiki": 0.65,
+    "pile-openwebtext2": 0.44,
+    "redpajama-books": 6.54,
+    "pile-pg19": 0.37,
+    "open-web-math": 1.46,
+    "proof-pile-2": 0.76,
+    "algebraic-stack": 0.54,
+    "starcode-java": 0.77,
+    "starcode-csharp": 0.74,
+    "starcode-typescript": 0.52,
+    "starcode-remaining": 1.73,
+    "github-code": 1.41,
+}
+
+
+class DataConfig(Config):
+    """The recovery corpus: where text comes from, in which proportions, and how it is cut."""
+
+    corpora: Literal["hub", "local", "folder"] = "hub"
+    """`hub`: the sources' own data sets; `local`: text found on this machine, a named stand-in for
+    each source; `folder`: JSONL files given by `placement.corpora`."""
+    mixture: dict[str, Annotated[float, Gt(0), Le(100)]] = Field(
+        default_factory=lambda: dict(TABLE_4_PERCENT)
+    )
+    """Percent of the tokens by source; must sum to 100 (Table 4 of the paper by default)."""
+    num_tokens: Annotated[int, Gt(0)]
+    """Tokens to prepare, all sources together."""
+    sequence_length: Annotated[int, Ge(16), Le(32_768)]
+    """Tokens per training sequence."""
+    max_repetitions: Annotated[float, Ge(1)] = 4.0
+    """A source too small for its share is repeated at most this often; past that the build stops."""
+    num_held_back_documents: Annotated[int, Ge(1)] = 8
+    """Documents per source that are kept for evaluation and never trained on."""
+    vocab_size: Annotated[int, Ge(300)] = 32_000
+    """Entries of the BPE tokenizer trained on the corpora, unless a tokenizer folder is given."""
+    seed: Annotated[int, Ge(0)] = 17
+    """Orders the documents within each source."""
+
+    @model_validator(mode="after")
+    def _sums_to_100(self) -> Self:
+        total = sum(self.mixture.values())
+        if abs(total - 100.0) > 1e-6:
+            raise ValueError(
+                f"percentages of {len(self.mixture)} sources sum to {total:g}; expected exactly 100; "
+                "change one of data.mixture's values so that they do"
+            )
+        if self.num_tokens < self.sequence_length:
+            raise ValueError(
+                f"num_tokens={self.num_tokens} is less than one sequence of {self.sequence_length}; "
+                "raise data.num_tokens or lower data.sequence_length"
+            )
+        return self

@@ -1,0 +1,55 @@
+"""The architecture of a model that starts here; a source model brings its own."""
+
+from typing import Annotated, Literal, Self
+
+from annotated_types import Ge, Gt
+from pydantic import model_validator
+
+from turbosparse.config.base import Config
+
+Activation = Literal["drelu", "swiglu"]
+
+
+class ModelConfig(Config):
+    """A Mistral (dense) or Mixtral (mixture of experts) decoder."""
+
+    architecture: Literal["mistral", "mixtral"] = "mistral"
+    """`mistral`: one FFN per layer; `mixtral`: several experts, of which a router picks some."""
+    hidden_size: Annotated[int, Gt(0)]
+    """Width of the residual stream."""
+    intermediate_size: Annotated[int, Gt(0)]
+    """FFN neurons per layer (per expert in Mixtral)."""
+    num_layers: Annotated[int, Gt(0)]
+    """Decoder layers."""
+    num_heads: Annotated[int, Gt(0)]
+    """Attention query heads."""
+    num_kv_heads: Annotated[int, Gt(0)]
+    """Attention key and value heads (grouped-query attention where fewer than query heads)."""
+    context_length: Annotated[int, Gt(0)]
+    """Longest sequence the positions are made for, in tokens."""
+    rope_theta: Annotated[float, Gt(0)] = 10_000.0
+    """Base of the rotary position embedding."""
+    rms_norm_eps: Annotated[float, Gt(0)] = 1e-5
+    """Epsilon of RMSNorm."""
+    sliding_window: Annotated[int, Gt(0)] | None = None
+    """Attention window in tokens; none: full causal attention."""
+    tie_embeddings: bool = False
+    """Whether the output projection shares the input embedding's weights."""
+    num_experts: Annotated[int, Ge(1)] = 8
+    """Experts per layer; used by Mixtral only."""
+    num_experts_per_token: Annotated[int, Ge(1)] = 2
+    """Experts that the router picks for each token; used by Mixtral only."""
+    seed: Annotated[int, Ge(0)] = 17
+    """Seeds the initial weights."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        for name in ("hidden_size", "num_heads"):
+            divisor = self.num_heads if name == "hidden_size" else self.num_kv_heads
+            if getattr(self, name) % divisor:
+                raise ValueError(f"{name}={getattr(self, name)} is not a multiple of {divisor} heads")
+        if self.architecture == "mixtral" and self.num_experts_per_token > self.num_experts:
+            raise ValueError(
+                f"num_experts_per_token={self.num_experts_per_token} exceeds num_experts={self.num_experts}"
+            )
+        return self

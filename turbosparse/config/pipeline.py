@@ -1,0 +1,61 @@
+"""The whole run: one model per stage, in the order in which data flows."""
+
+from typing import Annotated, Literal
+
+from annotated_types import Gt
+
+from turbosparse.config.base import Config
+from turbosparse.config.data import DataConfig
+from turbosparse.config.model import Activation, ModelConfig
+from turbosparse.config.train import FinetuneConfig, TrainConfig
+
+
+class ConvertConfig(Config):
+    """Where the SwiGLU model comes from, and what its activation becomes."""
+
+    source: Literal["folder", "base", "random"] = "folder"
+    """`folder`: a Hugging Face folder given by `placement.source`; `base`: a SwiGLU model trained
+    here first, as `base` says; `random`: seeded initial weights."""
+    activation: Activation = "drelu"
+    """The activation after conversion."""
+    base: TrainConfig | None = None
+    """How the SwiGLU base is trained; needed by, and used for, `source: base` only."""
+
+
+class EvaluateConfig(Config):
+    """What the tuned model is measured on."""
+
+    tasks: tuple[str, ...] = ("local_cloze", "local_text")
+    """lm-evaluation-harness tasks. The two local ones are made from held-back documents."""
+    limit: Annotated[int, Gt(0)] | None = None
+    """Items per task at the most; none: all."""
+    num_sparsity_tokens: Annotated[int, Gt(0)] = 8_192
+    """Held-back tokens over which activations and predictors are measured."""
+
+
+class ExportConfig(Config):
+    """What the exported folder must prove before it is committed."""
+
+    num_check_tokens: Annotated[int, Gt(0)] = 32
+    """Tokens decoded greedily before and after export; they must be equal."""
+    num_timed_tokens: Annotated[int, Gt(0)] = 32
+    """Tokens decoded in each repetition when dense and exact-sparse decoding are timed."""
+
+
+class PipelineConfig(Config):
+    """Identity of a run: what it computes, and nothing about where."""
+
+    data: DataConfig
+    """Corpora and their mixture."""
+    model: ModelConfig
+    """Architecture, unless a source model brings its own."""
+    convert: ConvertConfig = ConvertConfig()
+    """SwiGLU to dReLU."""
+    pretrain: TrainConfig
+    """Continued pretraining that recovers the model."""
+    finetune: FinetuneConfig
+    """Instruction tuning with predictors."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Evaluation."""
+    export: ExportConfig = ExportConfig()
+    """Export."""

@@ -1,0 +1,28 @@
+"""Where a run takes place. Nothing here takes part in an artifact's identity."""
+
+from typing import Annotated
+
+from annotated_types import Gt
+
+from turbosparse.config.base import Config
+
+
+class Placement(Config):
+    """Paths, ranks and cadence: the same run elsewhere gives the same identities."""
+
+    root: str = "./runs"
+    """Artifact root: a folder, or an fsspec URI such as s3://bucket/prefix."""
+    source: str | None = None
+    """Hugging Face folder of the SwiGLU model to convert (for `convert.source: folder`)."""
+    corpora: str | None = None
+    """Folder of JSONL files with a `text` field (for `data.corpora: folder`)."""
+    tokenizer: str | None = None
+    """Hugging Face tokenizer folder; none: the source model's, else one is trained."""
+    instructions: str | None = None
+    """JSONL file or folder of instruction rows; none: made from documentation on this machine."""
+    num_ranks: Annotated[int, Gt(0)] = 1
+    """Training processes on this machine (one per GPU where there are GPUs)."""
+    device_batch_size_sequences: Annotated[int, Gt(0)] | None = None
+    """Sequences per forward pass of one rank; none: the rank's whole share of the batch."""
+    checkpoint_interval_steps: Annotated[int, Gt(0)] = 20
+    """Steps between checkpoints for resuming."""

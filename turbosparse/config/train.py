@@ -1,0 +1,66 @@
+"""Hyperparameters of one training run (Tables 5 and 12 of the paper)."""
+
+from typing import Annotated, Self
+
+from annotated_types import Ge, Gt, Le
+from pydantic import model_validator
+
+from turbosparse.config.base import Config
+
+
+class TrainConfig(Config):
+    """AdamW with linear warmup and cosine decay over a fixed number of steps."""
+
+    num_steps: Annotated[int, Gt(0)]
+    """Optimizer steps."""
+    batch_size_sequences: Annotated[int, Gt(0)]
+    """Global batch: sequences per optimizer step, over all ranks."""
+    learning_rate: Annotated[float, Gt(0)]
+    """Peak learning rate, reached at the end of warmup."""
+    final_learning_rate_ratio: Annotated[float, Ge(0), Le(1)] = 0.1
+    """Learning rate at the last step, as a share of the peak."""
+    warmup_steps: Annotated[int, Ge(0)]
+    """Steps of linear warmup."""
+    adam_beta1: Annotated[float, Gt(0), Le(1)] = 0.9
+    """AdamW's first-moment decay."""
+    adam_beta2: Annotated[float, Gt(0), Le(1)] = 0.95
+    """AdamW's second-moment decay."""
+    weight_decay: Annotated[float, Ge(0)] = 0.01
+    """AdamW's decoupled weight decay."""
+    gradient_clip_norm: Annotated[float, Gt(0)] = 1.0
+    """Gradients are scaled down to this norm where they exceed it."""
+    router_aux_loss_ratio: Annotated[float, Ge(0)] = 0.02
+    """Weight of Mixtral's load-balancing loss."""
+    seed: Annotated[int, Ge(0)] = 17
+    """Seeds everything random in training."""
+
+    @model_validator(mode="after")
+    def _warms_up_in_time(self) -> Self:
+        if self.warmup_steps >= self.num_steps:
+            raise ValueError(
+                f"warmup_steps={self.warmup_steps} leaves no step of num_steps={self.num_steps}; "
+                "lower warmup_steps or raise num_steps"
+            )
+        return self
+
+
+class PredictorConfig(Config):
+    """Activation predictors: fc2(relu(fc1(x))) > threshold says which neurons will be active."""
+
+    rank: Annotated[int, Gt(0)]
+    """Width between fc1 and fc2."""
+    learning_rate: Annotated[float, Gt(0)] = 1e-3
+    """AdamW's peak learning rate for the predictors alone."""
+    positive_weight: Annotated[float, Gt(0)] = 1.0
+    """Weight of active neurons in the binary cross-entropy: above 1 it buys recall with size."""
+
+
+class FinetuneConfig(TrainConfig):
+    """Instruction tuning (SFT) with predictors trained beside it (Section 7 of the paper)."""
+
+    predictor: PredictorConfig
+    """One predictor per FFN, per expert in Mixtral."""
+    sequence_length: Annotated[int, Ge(16), Le(32_768)]
+    """Tokens per packed sequence of conversations."""
+    max_conversations: Annotated[int, Gt(0)] = 1_000_000
+    """Conversations to take at the most, in their shuffled order."""
