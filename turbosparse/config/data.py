@@ -6,6 +6,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import Field, model_validator
 
 from turbosparse.config.base import Config
+from turbosparse.errors import ConfigError
 
 # The paper gives one figure, 2.69%, for three Pile subsets; we split it evenly.
 TABLE_4_PERCENT: dict[str, float] = {
@@ -53,16 +54,20 @@ class DataConfig(Config):
     """Orders the documents within each source."""
 
     @model_validator(mode="after")
-    def _sums_to_100(self) -> Self:
+    def _is_consistent(self) -> Self:
         total = sum(self.mixture.values())
         if abs(total - 100.0) > 1e-6:
-            raise ValueError(
-                f"percentages of {len(self.mixture)} sources sum to {total:g}; expected exactly 100; "
-                "change one of data.mixture's values so that they do"
+            raise ConfigError(
+                "mixture",
+                f"{len(self.mixture)} sources that sum to {total:g}",
+                "percentages that sum to 100",
+                "change one of the sources' percentages so that they do",
             )
         if self.num_tokens < self.sequence_length:
-            raise ValueError(
-                f"num_tokens={self.num_tokens} is less than one sequence of {self.sequence_length}; "
-                "raise data.num_tokens or lower data.sequence_length"
+            raise ConfigError(
+                "num_tokens",
+                self.num_tokens,
+                f"at least one sequence of {self.sequence_length} tokens",
+                "raise num_tokens or lower sequence_length",
             )
         return self

@@ -6,6 +6,7 @@ from annotated_types import Ge, Gt
 from pydantic import model_validator
 
 from turbosparse.config.base import Config
+from turbosparse.errors import ConfigError
 
 Activation = Literal["drelu", "swiglu"]
 
@@ -44,12 +45,19 @@ class ModelConfig(Config):
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
-        for name in ("hidden_size", "num_heads"):
-            divisor = self.num_heads if name == "hidden_size" else self.num_kv_heads
-            if getattr(self, name) % divisor:
-                raise ValueError(f"{name}={getattr(self, name)} is not a multiple of {divisor} heads")
+        for field, divisor in (("hidden_size", self.num_heads), ("num_heads", self.num_kv_heads)):
+            if getattr(self, field) % divisor:
+                raise ConfigError(
+                    field,
+                    getattr(self, field),
+                    f"a multiple of {divisor}",
+                    "change it or the heads",
+                )
         if self.architecture == "mixtral" and self.num_experts_per_token > self.num_experts:
-            raise ValueError(
-                f"num_experts_per_token={self.num_experts_per_token} exceeds num_experts={self.num_experts}"
+            raise ConfigError(
+                "num_experts_per_token",
+                self.num_experts_per_token,
+                f"at most num_experts={self.num_experts}",
+                "lower it or add experts",
             )
         return self

@@ -1,13 +1,15 @@
 """The whole run: one model per stage, in the order in which data flows."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from annotated_types import Gt
+from pydantic import model_validator
 
 from turbosparse.config.base import Config
 from turbosparse.config.data import DataConfig
 from turbosparse.config.model import Activation, ModelConfig
 from turbosparse.config.train import FinetuneConfig, TrainConfig
+from turbosparse.errors import ConfigError
 
 
 class ConvertConfig(Config):
@@ -20,6 +22,14 @@ class ConvertConfig(Config):
     """The activation after conversion."""
     base: TrainConfig | None = None
     """How the SwiGLU base is trained; needed by, and used for, `source: base` only."""
+
+    @model_validator(mode="after")
+    def _has_its_base(self) -> Self:
+        if self.source == "base" and self.base is None:
+            raise ConfigError(
+                "base", None, "how the SwiGLU base is trained", "set base, or source to folder or random"
+            )
+        return self
 
 
 class EvaluateConfig(Config):

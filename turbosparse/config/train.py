@@ -6,6 +6,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import model_validator
 
 from turbosparse.config.base import Config
+from turbosparse.errors import ConfigError
 
 
 class TrainConfig(Config):
@@ -37,9 +38,11 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _warms_up_in_time(self) -> Self:
         if self.warmup_steps >= self.num_steps:
-            raise ValueError(
-                f"warmup_steps={self.warmup_steps} leaves no step of num_steps={self.num_steps}; "
-                "lower warmup_steps or raise num_steps"
+            raise ConfigError(
+                "warmup_steps",
+                self.warmup_steps,
+                f"less than num_steps={self.num_steps}",
+                "lower warmup_steps or raise num_steps",
             )
         return self
 

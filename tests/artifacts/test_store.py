@@ -1,0 +1,207 @@
+"""The store's promises: made once, committed last, never half-visible, never silently wrong."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from turbosparse.artifacts import ArtifactSpec, Store, Workspace
+from turbosparse.errors import ArtifactError
+
+
+def spec(**changes) -> ArtifactSpec:
+    content = {"kind": "prepare", "version": 1, "config": {"num_tokens": 8}, "inputs": {"corpora": "abc"}}
+    return ArtifactSpec(**{**content, **changes})
+
+
+def write_shard(workspace: Workspace, text: str = "tokens") -> dict:
+    (workspace.folder / "shards").mkdir()
+    (workspace.folder / "shards" / "0.mds").write_text(text)
+    return {"num_tokens": len(text)}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "root"))
+
+
+def test_the_second_request_is_served_from_the_store(store):
+    made = store.produce(spec(), write_shard)
+    again = store.produce(spec(), lambda workspace: pytest.fail("built twice"))
+    assert not made.reused
+    assert again.reused
+    assert again.manifest == made.manifest
+    assert (again.folder() / "shards" / "0.mds").read_text() == "tokens"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"version": 2},
+        {"config": {"num_tokens": 9}},
+        {"inputs": {"corpora": "abd"}},
+        {"parents": {"base": ArtifactSpec("base", 1, {})}},
+        {"kind": "convert"},
+    ],
+)
+def test_everything_that_decides_the_content_changes_the_identity(changes):
+    assert spec(**changes).identity != spec().identity
+
+
+def test_a_parents_change_reaches_its_descendants():
+    def child(parent: ArtifactSpec) -> ArtifactSpec:
+        return spec(kind="pretrain", parents={"corpus": parent})
+
+    assert child(spec(version=2)).identity != child(spec()).identity
+
+
+def test_a_failed_build_leaves_no_artifact_and_no_attempt(store, tmp_path):
+    def fail(workspace: Workspace) -> dict:
+        write_shard(workspace)
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        store.produce(spec(), fail)
+    assert store.find(spec()) is None
+    assert not list((tmp_path / "root").rglob("attempt-*"))
+
+
+def test_state_survives_a_failure_and_goes_with_the_commit(store):
+    def checkpoint_then_fail(workspace: Workspace) -> dict:
+        (workspace.state / "step-10").write_text("weights")
+        raise RuntimeError("killed")
+
+    def resume(workspace: Workspace) -> dict:
+        assert (workspace.state / "step-10").read_text() == "weights"
+        return write_shard(workspace)
+
+    with pytest.raises(RuntimeError):
+        store.produce(spec(), checkpoint_then_fail)
+    artifact = store.produce(spec(), resume)
+    assert not (artifact.folder().parent / "state").exists()
+
+
+def test_a_flipped_byte_is_named_when_a_stage_reads(store):
+    path = store.produce(spec(), write_shard).folder() / "shards" / "0.mds"
+    path.write_text("tokenz")
+    found = Store(store.root).find(spec())
+    assert found is not None, "sizes alone are checked before a stage reads"
+    with pytest.raises(ArtifactError, match=r"0\.mds.*sha256"):
+        found.folder()
+
+
+def test_a_missing_or_cut_file_is_named_at_once(store):
+    path = store.produce(spec(), write_shard).folder() / "shards" / "0.mds"
+    path.write_text("tok")
+    with pytest.raises(ArtifactError, match=r"0\.mds.*3 bytes.*6 bytes"):
+        Store(store.root).find(spec())
+    path.unlink()
+    with pytest.raises(ArtifactError, match=r"0\.mds.*missing"):
+        Store(store.root).find(spec())
+
+
+def test_a_manifest_that_points_outside_its_folder_is_refused(store):
+    artifact = store.produce(spec(), write_shard)
+    path = Path(store.local_root) / artifact.manifest.name / "manifest.json"
+    content = json.loads(path.read_text())
+    record = content["files"].pop("shards/0.mds")
+    content["files"]["../../../secrets"] = record
+    path.write_text(json.dumps(content))
+    with pytest.raises(ArtifactError, match="below the artifact's own folder"):
+        Store(store.root).find(spec())
+
+
+def _produce_slowly(root: str, text: str) -> None:
+    def build(workspace: Workspace) -> dict:
+        time.sleep(0.5)
+        return write_shard(workspace, text)
+
+    Store(root).produce(spec(), build)
+
+
+def test_two_writers_at_once_make_one_artifact(store):
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_produce_slowly, args=(store.root, text)) for text in ("aaa", "bb")]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    artifact = store.find(spec())
+    assert artifact is not None
+    assert artifact.manifest.metrics["num_tokens"] == artifact.manifest.files["shards/0.mds"].size_bytes
+    assert len(list(Path(store.local_root).rglob("attempt-*"))) == 1
+
+
+def test_a_commit_by_another_machine_wins(store):
+    def build_while_another_commits(workspace: Workspace) -> dict:
+        # Another machine shares the disk but not the lock.
+        home = workspace.folder.parent
+        elsewhere = Store(store.root)
+        elsewhere._exclusive = lambda spec: _no_lock()
+        (home / "other").mkdir()
+        elsewhere._make(spec(), lambda other: write_shard(other, "theirs"))
+        return write_shard(workspace, "ours")
+
+    import contextlib
+
+    import turbosparse.artifacts.store as module
+
+    @contextlib.contextmanager
+    def _no_lock():
+        yield
+
+    original, module.remove_stale_attempts = module.remove_stale_attempts, lambda home: None
+    try:
+        artifact = store.produce(spec(), build_while_another_commits)
+    finally:
+        module.remove_stale_attempts = original
+    assert artifact.reused
+    assert (artifact.folder() / "shards" / "0.mds").read_text() == "theirs"
+
+
+def test_after_sigkill_the_next_attempt_starts_clean(store):
+    context = multiprocessing.get_context("fork")
+
+    def killed(root: str) -> None:
+        def build(workspace: Workspace) -> dict:
+            write_shard(workspace, "half")
+            os.kill(os.getpid(), signal.SIGKILL)
+            return {}
+
+        Store(root).produce(spec(), build)
+
+    writer = context.Process(target=killed, args=(store.root,))
+    writer.start()
+    writer.join()
+    assert writer.exitcode == -signal.SIGKILL
+    assert store.find(spec()) is None
+    artifact = store.produce(spec(), write_shard)
+    assert [path.name for path in artifact.folder().parent.glob("attempt-*")] == [artifact.manifest.attempt]
+
+
+def test_lineage_leads_back_to_the_corpora(store):
+    corpus = spec()
+    model = ArtifactSpec("pretrain", 1, {}, parents={"corpus": corpus})
+    store.produce(corpus, write_shard)
+    artifact = store.produce(model, write_shard)
+    walked = [(depth, role, manifest.kind) for depth, role, manifest in store.lineage(artifact.manifest)]
+    assert walked == [(0, "", "pretrain"), (1, "corpus", "prepare")]
+
+
+def test_a_root_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match="can be written"):
+        Store(str(tmp_path / "file" / "root")).check_writable()
+
+
+def test_the_same_code_serves_an_object_store():
+    store = Store("memory://bucket/runs")
+    made = store.produce(spec(), write_shard)
+    again = store.produce(spec(), lambda workspace: pytest.fail("built twice"))
+    assert again.manifest == made.manifest
+    assert (Store("memory://bucket/runs").load(made.uri).folder() / "shards" / "0.mds").read_text() == "tokens"

@@ -1,0 +1,6 @@
+"""Content-addressed folders behind a URI: everything that passes between stages."""
+
+from turbosparse.artifacts.manifest import ArtifactSpec, FileRecord, Manifest
+from turbosparse.artifacts.store import Artifact, Store, Workspace
+
+__all__ = ["Artifact", "ArtifactSpec", "FileRecord", "Manifest", "Store", "Workspace"]

@@ -1,0 +1,90 @@
+"""Hashing, fetching and atomically committing files, on a local disk or behind fsspec."""
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from turbosparse.artifacts.manifest import FileRecord
+from turbosparse.errors import ArtifactError
+
+
+def record_files(folder: Path) -> dict[str, FileRecord]:
+    """Returns size and sha256 of every file below `folder`, each flushed to the disk first."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _record(path) for path in paths}
+
+
+def verify_file(path: Path, expected: FileRecord) -> None:
+    """Reads a file whole and compares it with its record.
+
+    Raises:
+        ArtifactError: The file is missing, of another size, or of another content.
+    """
+    verify_size(str(path), path.stat().st_size if path.is_file() else None, expected)
+    actual = _sha256(path)
+    if actual != expected.sha256:
+        raise _corrupt(str(path), f"sha256 {actual}", f"sha256 {expected.sha256}")
+
+
+def verify_size(path: str, size_bytes: int | None, expected: FileRecord) -> None:
+    """Compares a file's size (None: there is no such file) with its record.
+
+    Raises:
+        ArtifactError: The file is missing or of another size.
+    """
+    if size_bytes != expected.size_bytes:
+        found = "missing" if size_bytes is None else f"{size_bytes} bytes"
+        raise _corrupt(path, found, f"{expected.size_bytes} bytes")
+
+
+def write_exclusively(fs: AbstractFileSystem, path: str, content: bytes) -> bool:
+    """Writes a file at once and whole, unless it exists. Returns whether this call wrote it."""
+    if not isinstance(fs, LocalFileSystem):
+        try:
+            # s3fs sends If-None-Match: the server itself refuses a second writer.
+            fs.pipe_file(path, content, mode="create")
+        except FileExistsError:
+            return False
+        return True
+    target = Path(path)
+    draft = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
+    with draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(draft, target)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink()
+    _flush_folder(target.parent)
+    return True
+
+
+def _record(path: Path) -> FileRecord:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return FileRecord(size_bytes=path.stat().st_size, sha256=_sha256(path))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _corrupt(path: str, found: str, expected: str) -> ArtifactError:
+    remedy = "delete the artifact's folder and run its stage again: it is made anew"
+    return ArtifactError(path, found, expected, remedy)

@@ -1,0 +1,275 @@
+"""The artifact store: finds, makes, commits and explains content-addressed folders.
+
+Layout: `<root>/<kind>/<identity>/manifest.json` beside one folder per attempt. The manifest names
+the attempt it commits; whatever it does not name does not exist for readers.
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from filelock import FileLock
+from fsspec.implementations.local import LocalFileSystem
+from pydantic import ValidationError
+
+import turbosparse
+from turbosparse.artifacts.attempts import attempt_name, remove_stale_attempts
+from turbosparse.artifacts.files import record_files, verify_file, verify_size, write_exclusively
+from turbosparse.artifacts.manifest import ArtifactSpec, Manifest
+from turbosparse.errors import ArtifactError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where a stage writes while it runs."""
+
+    folder: Path
+    """Becomes the artifact's files when the stage ends."""
+    state: Path
+    """Private to the stage, survives a crash, removed on commit: checkpoints to resume from."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A committed artifact."""
+
+    store: "Store"
+    manifest: Manifest
+    reused: bool = False
+    """Whether it was there before it was asked for."""
+
+    @property
+    def uri(self) -> str:
+        """`<root>/<kind>/<identity>`."""
+        return f"{self.store.root}/{self.manifest.name}"
+
+    def folder(self) -> Path:
+        """Returns a local folder with the artifact's files, every digest checked.
+
+        Raises:
+            ArtifactError: A file is missing or corrupt; the message names it.
+        """
+        return self.store.fetch(self.manifest)
+
+
+Build = Callable[[Workspace], dict[str, Any]]
+
+
+@dataclass
+class Store:
+    """Artifacts below one root: a local folder or any fsspec URI, such as s3://bucket/prefix."""
+
+    root: str
+    _verified: dict[str, Path] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self._fs, path = fsspec.core.url_to_fs(self.root)
+        self._base = path.rstrip("/")
+        self.root = self._fs.unstrip_protocol(self._base)
+
+    @property
+    def local_root(self) -> Path | None:
+        """The root as a path, where it is on this machine's disk."""
+        return Path(self._base) if isinstance(self._fs, LocalFileSystem) else None
+
+    def check_writable(self) -> None:
+        """Creates the root if it is missing.
+
+        Raises:
+            ArtifactError: Nothing can be written there.
+        """
+        try:
+            if self.local_root is None:
+                self._fs.ls(self._base.split("/")[0])
+                return
+            self.local_root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.local_root):
+                pass
+        except OSError as error:
+            raise ArtifactError(
+                "root", self.root, "a place that can be written", f"give another --root ({error})"
+            ) from error
+
+    def find(self, spec: ArtifactSpec) -> Artifact | None:
+        """Returns the artifact if it is committed, its files' sizes checked (not their digests).
+
+        Raises:
+            ArtifactError: Its manifest is unreadable, or a file is missing or of another size.
+        """
+        if not self._fs.exists(self._path(spec.name, MANIFEST)):
+            return None
+        manifest = self._read_manifest(spec.name)
+        self._verify_sizes(manifest)
+        return Artifact(self, manifest, reused=True)
+
+    def load(self, uri: str) -> Artifact:
+        """Returns the committed artifact at `uri` (`<root>/<kind>/<identity>`, or below this root).
+
+        Raises:
+            ArtifactError: There is none.
+        """
+        name = "/".join(uri.rstrip("/").split("/")[-2:])
+        if not self._fs.exists(self._path(name, MANIFEST)):
+            raise ArtifactError(
+                "uri", uri, "<root>/<kind>/<identity> of a committed artifact", "see turbosparse store ls"
+            )
+        return Artifact(self, self._read_manifest(name), reused=True)
+
+    def produce(self, spec: ArtifactSpec, build: Build) -> Artifact:
+        """Returns the artifact of `spec`: the committed one, else the one that `build` makes now.
+
+        `build` fills the workspace's folder and returns the metrics. Two callers at once make it
+        once on one machine (a file lock), and commit it once anywhere (a conditional write).
+        """
+        with self._exclusive(spec):
+            found = self.find(spec)
+            return found or self._make(spec, build)
+
+    def manifests(self) -> list[Manifest]:
+        """Returns the manifests of all committed artifacts, oldest first."""
+        paths = self._fs.glob(f"{self._base}/*/*/{MANIFEST}")
+        names = ["/".join(path.split("/")[-3:-1]) for path in paths]
+        return sorted((self._read_manifest(name) for name in names), key=lambda found: found.created_at)
+
+    def lineage(self, manifest: Manifest) -> Iterator[tuple[int, str, Manifest]]:
+        """Yields (depth, role, manifest) for an artifact and its ancestors, depth first."""
+        yield from self._lineage(manifest, depth=0, role="")
+
+    def fetch(self, manifest: Manifest) -> Path:
+        """Returns a local folder with the artifact's files, each digest checked once per process.
+
+        Raises:
+            ArtifactError: A file is missing or corrupt.
+        """
+        if manifest.name not in self._verified:
+            folder = self._local_folder(manifest)
+            for path, record in manifest.files.items():
+                verify_file(folder / path, record)
+            self._verified[manifest.name] = folder
+        return self._verified[manifest.name]
+
+    def remove_unfinished(self) -> list[str]:
+        """Deletes attempts and state that no manifest commits. Returns what was deleted."""
+        removed = []
+        for path in self._fs.glob(f"{self._base}/*/*/*"):
+            name, last = "/".join(path.split("/")[-3:-1]), path.split("/")[-1]
+            if last == MANIFEST or not last.startswith(("attempt-", "state")):
+                continue
+            committed = self._fs.exists(self._path(name, MANIFEST))
+            if committed and self._read_manifest(name).attempt == last:
+                continue
+            self._fs.rm(path, recursive=True)
+            removed.append(f"{name}/{last}")
+        return removed
+
+    def _make(self, spec: ArtifactSpec, build: Build) -> Artifact:
+        started = time.monotonic()
+        with self._attempt(spec) as (attempt, workspace):
+            metrics = build(workspace)
+            files = record_files(workspace.folder)
+            assert files, f"{spec.name} was built without a file"
+            if self.local_root is None:
+                self._fs.put(f"{workspace.folder}/", self._path(spec.name, attempt), recursive=True)
+            manifest = Manifest(
+                kind=spec.kind,
+                identity=spec.identity,
+                version=spec.version,
+                config=spec.config,
+                parents=spec.parent_names,
+                inputs=spec.inputs,
+                code_version=turbosparse.__version__,
+                created_at=datetime.now(UTC).isoformat(),
+                attempt=attempt,
+                seconds=round(time.monotonic() - started, 3),
+                files=files,
+                metrics=metrics,
+            )
+            return self._commit(manifest, workspace)
+
+    def _commit(self, manifest: Manifest, workspace: Workspace) -> Artifact:
+        content = manifest.model_dump_json(indent=2).encode()
+        if not write_exclusively(self._fs, self._path(manifest.name, MANIFEST), content):
+            # Another machine committed first: its artifact is the artifact, ours is discarded.
+            self._remove_attempt(manifest.name, manifest.attempt)
+            return replace(self.load(manifest.name), reused=True)
+        shutil.rmtree(workspace.state, ignore_errors=True)
+        return Artifact(self, manifest)
+
+    @contextmanager
+    def _attempt(self, spec: ArtifactSpec) -> Iterator[tuple[str, Workspace]]:
+        attempt = attempt_name()
+        if self.local_root is not None:
+            home = self.local_root / spec.name
+            remove_stale_attempts(home)
+            workspace = Workspace(home / attempt, home / "state")
+        else:
+            home = Path(tempfile.gettempdir()) / "turbosparse" / spec.name
+            workspace = Workspace(home / attempt, home / "state")
+        workspace.folder.mkdir(parents=True)
+        workspace.state.mkdir(parents=True, exist_ok=True)
+        try:
+            yield attempt, workspace
+        except BaseException:
+            self._remove_attempt(spec.name, attempt)
+            raise
+        finally:
+            if self.local_root is None:
+                shutil.rmtree(workspace.folder, ignore_errors=True)
+
+    def _remove_attempt(self, name: str, attempt: str) -> None:
+        path = self._path(name, attempt)
+        if self._fs.exists(path):
+            self._fs.rm(path, recursive=True)
+
+    @contextmanager
+    def _exclusive(self, spec: ArtifactSpec) -> Iterator[None]:
+        if self.local_root is None:
+            yield
+            return
+        home = self.local_root / spec.name
+        home.mkdir(parents=True, exist_ok=True)
+        with FileLock(home / ".lock"):
+            yield
+
+    def _local_folder(self, manifest: Manifest) -> Path:
+        if self.local_root is not None:
+            return self.local_root / manifest.name / manifest.attempt
+        folder = Path(tempfile.mkdtemp(prefix=f"turbosparse-{manifest.kind}-"))
+        self._fs.get(f"{self._path(manifest.name, manifest.attempt)}/", f"{folder}/", recursive=True)
+        return folder
+
+    def _verify_sizes(self, manifest: Manifest) -> None:
+        home = self._path(manifest.name, manifest.attempt)
+        found = self._fs.find(home, detail=True) if self._fs.exists(home) else {}
+        sizes = {path.removeprefix(f"{home}/"): info["size"] for path, info in found.items()}
+        for path, record in manifest.files.items():
+            verify_size(f"{home}/{path}", sizes.get(path), record)
+
+    def _read_manifest(self, name: str) -> Manifest:
+        path = self._path(name, MANIFEST)
+        try:
+            manifest = Manifest.model_validate_json(self._fs.cat_file(path))
+        except ValidationError as error:
+            first = error.errors()[0]
+            remedy = "delete the artifact's folder and run its stage again"
+            raise ArtifactError(path, first["loc"], f"a manifest ({first['msg']})", remedy) from error
+        if manifest.name != name:
+            raise ArtifactError(path, manifest.name, f"the manifest of {name}", "put the folder back")
+        return manifest
+
+    def _lineage(self, manifest: Manifest, depth: int, role: str) -> Iterator[tuple[int, str, Manifest]]:
+        yield depth, role, manifest
+        for parent_role, name in sorted(manifest.parents.items()):
+            yield from self._lineage(self._read_manifest(name), depth + 1, parent_role)
+
+    def _path(self, *parts: str) -> str:
+        return "/".join((self._base, *parts))
