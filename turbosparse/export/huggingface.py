@@ -1,0 +1,50 @@
+"""A Hugging Face folder that stands on its own: weights, tokenizer, modelling code, model card."""
+
+import shutil
+from pathlib import Path
+
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from turbosparse.errors import ArtifactError
+from turbosparse.model.folder import save_model
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+)
+
+
+def export_huggingface(model: PreTrainedModel, tokenizer_folder: Path, target: Path, card: str) -> None:
+    """Writes `target` so that AutoModelForCausalLM loads it.
+
+    After `import turbosparse.model` no code from the folder runs; elsewhere the folder's own copy
+    of the modelling code serves, with trust_remote_code=True.
+
+    Raises:
+        ArtifactError: The target exists and is not empty.
+    """
+    if target.exists() and any(target.iterdir()):
+        raise ArtifactError("target", str(target), "an empty or new folder", "give another folder")
+    type(model.config).register_for_auto_class("AutoConfig")
+    type(model).register_for_auto_class("AutoModelForCausalLM")
+    save_model(model, target)
+    copy_tokenizer(tokenizer_folder, target)
+    (target / "README.md").write_text(card, encoding="utf-8")
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copies a tokenizer's files into a model folder."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    AutoTokenizer.from_pretrained(target, local_files_only=True)
+
+
+def reload_exported(folder: Path) -> PreTrainedModel:
+    """Loads an exported folder as a user would, without running code from it."""
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype="auto", local_files_only=True, use_safetensors=True, trust_remote_code=False
+    ).eval()

@@ -1,0 +1,1 @@
+"""Decoding that reads active neurons only."""

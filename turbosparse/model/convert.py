@@ -1,0 +1,105 @@
+"""From SwiGLU to dReLU, and from a configuration to initial weights."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from turbosparse.config import Activation, ModelConfig
+from turbosparse.errors import ModelError
+from turbosparse.model.configuration import TurboSparseMistralConfig, TurboSparseMixtralConfig
+from turbosparse.model.folder import as_turbosparse, check_model_folder, load_model, save_model
+from turbosparse.model.mistral import TurboSparseMistralForCausalLM
+from turbosparse.model.mixtral import TurboSparseMixtralForCausalLM
+
+
+def convert_model(source: str | Path, target: Path, activation: Activation = "drelu") -> PreTrainedModel:
+    """Writes `source`'s model to `target` with another activation; every weight stays bit for bit.
+
+    Returns the converted model.
+
+    Raises:
+        ModelError: The source is of another architecture, or is not SwiGLU.
+
+    Reference: Section 5 of the paper.
+    """
+    check_convertible(source)
+    converted = as_turbosparse(load_model(source), activation)
+    save_model(converted, target)
+    return converted
+
+
+def check_convertible(source: str | Path) -> None:
+    """Reads a source folder's configuration.
+
+    Raises:
+        ModelError: It is not a SwiGLU model of a known architecture.
+    """
+    found = check_model_folder(source).get("activation", "swiglu")
+    if found != "swiglu":
+        raise ModelError("activation", found, "a SwiGLU model", "give the model from before its conversion")
+
+
+def initial_model(
+    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, activation: Activation
+) -> PreTrainedModel:
+    """Returns a model with seeded initial weights, fp32, for the tokenizer's vocabulary."""
+    shape = _architecture(config, tokenizer)
+    set_seed(config.seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        if config.architecture == "mistral":
+            return TurboSparseMistralForCausalLM(TurboSparseMistralConfig(**shape, activation=activation))
+        experts = {
+            "num_local_experts": config.num_experts,
+            "num_experts_per_tok": config.num_experts_per_token,
+        }
+        mixtral = TurboSparseMixtralConfig(**shape, **experts, activation=activation)
+        return TurboSparseMixtralForCausalLM(mixtral)
+
+
+def _architecture(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.hidden_size // config.num_heads,
+        "max_position_embeddings": config.context_length,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "rms_norm_eps": config.rms_norm_eps,
+        "sliding_window": config.sliding_window,
+        "tie_word_embeddings": config.tie_embeddings,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def add_vocabulary(model: PreTrainedModel, vocab_size: int) -> None:
+    """Widens embeddings and output projection in place; new rows are the mean of the old ones.
+
+    A mean row starts a new token as one that the model neither expects nor is surprised by.
+    """
+    num_known = model.config.vocab_size
+    model.resize_token_embeddings(vocab_size, mean_resizing=False)
+    for weight in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
+        with torch.no_grad():
+            weight[num_known:] = weight[:num_known].mean(dim=0)
+
+
+def with_predictors(model: PreTrainedModel, rank: int, seed: int) -> PreTrainedModel:
+    """Returns the same model, weights shared, with seeded predictors beside its FFNs."""
+    config = type(model.config)(**{**model.config.to_dict(), "predictor_rank": rank})
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        widened = type(model)(config).to(model.dtype)
+    missing, unexpected = widened.load_state_dict(model.state_dict(), strict=False, assign=True)
+    assert not unexpected
+    assert all(".predictor." in name for name in missing), missing
+    if config.tie_word_embeddings:
+        widened.tie_weights()
+    return widened

@@ -1,0 +1,1 @@
+"""Training: a recipe, carried out by Composer in processes of its own."""
