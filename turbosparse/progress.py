@@ -21,3 +21,15 @@ OnProgress = Callable[[Progress], None]
 
 def ignore_progress(progress: Progress) -> None:
     """The listener for callers who do not care."""
+
+
+def ignore_log(line: str) -> None:
+    """The listener to training's output for callers who do not care."""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who hears of a stage's progress and of its processes' output."""
+
+    on_progress: OnProgress = ignore_progress
+    on_log: Callable[[str], None] = ignore_log

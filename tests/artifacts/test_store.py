@@ -204,4 +204,6 @@ def test_the_same_code_serves_an_object_store():
     made = store.produce(spec(), write_shard)
     again = store.produce(spec(), lambda workspace: pytest.fail("built twice"))
     assert again.manifest == made.manifest
-    assert (Store("memory://bucket/runs").load(made.uri).folder() / "shards" / "0.mds").read_text() == "tokens"
+    assert (
+        Store("memory://bucket/runs").load(made.uri).folder() / "shards" / "0.mds"
+    ).read_text() == "tokens"

@@ -3,16 +3,17 @@
 import shutil
 from pathlib import Path
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from turbosparse.errors import ArtifactError
 from turbosparse.model.folder import save_model
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+TOKENIZER_FILES = (
     "tokenizer.json",
+    "tokenizer.model",
     "tokenizer_config.json",
-    "chat_template.jinja",
     "special_tokens_map.json",
+    "chat_template.jinja",
 )
 
 
@@ -25,13 +26,22 @@ def export_huggingface(model: PreTrainedModel, tokenizer_folder: Path, target: P
     Raises:
         ArtifactError: The target exists and is not empty.
     """
-    if target.exists() and any(target.iterdir()):
-        raise ArtifactError("target", str(target), "an empty or new folder", "give another folder")
+    check_target(target)
     type(model.config).register_for_auto_class("AutoConfig")
     type(model).register_for_auto_class("AutoModelForCausalLM")
     save_model(model, target)
     copy_tokenizer(tokenizer_folder, target)
     (target / "README.md").write_text(card, encoding="utf-8")
+
+
+def check_target(target: Path) -> None:
+    """Refuses to write over anything.
+
+    Raises:
+        ArtifactError: The target exists and is not an empty folder.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ArtifactError("target", str(target), "an empty or new folder", "give another folder")
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
@@ -40,7 +50,6 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-    AutoTokenizer.from_pretrained(target, local_files_only=True)
 
 
 def reload_exported(folder: Path) -> PreTrainedModel:

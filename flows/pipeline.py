@@ -1,0 +1,29 @@
+"""The whole method, from corpus to export."""
+
+from typing import Any
+
+from prefect import flow
+
+from flows.convert import convert
+from flows.evaluate import evaluate
+from flows.export import export
+from flows.finetune import finetune
+from flows.prepare import prepare
+from flows.pretrain import pretrain
+from tasks.reports import publish_pipeline
+from tasks.stage import StageResult
+from turbosparse.config import Placement, PresetName
+
+
+@flow(name="pipeline", flow_run_name="pipeline-{preset}")
+def pipeline(
+    preset: PresetName = "300m",
+    overrides: dict[str, Any] | None = None,
+    dry_run: bool = False,
+    placement: Placement | None = None,
+) -> dict[str, StageResult]:
+    """Corpus → dReLU → recovery → instruction tuning with predictors → evaluation → export."""
+    method = (prepare, convert, pretrain, finetune, evaluate, export)
+    results = [stage(preset, overrides, dry_run, placement) for stage in method]
+    publish_pipeline(results)
+    return {result.stage: result for result in results}

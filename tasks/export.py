@@ -1,0 +1,6 @@
+"""Tasks that write files for other engines."""
+
+from tasks.stage import stage_task
+
+export = stage_task("export", retries=1)
+"""The tuned model → a Hugging Face folder, checked and timed."""

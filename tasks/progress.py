@@ -1,0 +1,81 @@
+"""Progress where people look: a Prefect progress artifact, the run's log, and a bar in a terminal."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+from prefect import get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from tqdm import tqdm
+
+from turbosparse.progress import Listener, Progress
+
+ARTIFACT_INTERVAL_SECONDS = 3.0
+LOG_INTERVAL_SECONDS = 15.0
+
+
+@contextmanager
+def reporting(stage: str) -> Iterator[Listener]:
+    """Gives a listener whose progress shows up in Prefect and, if there is one, in the terminal."""
+    reporter = _Reporter(stage)
+    try:
+        yield Listener(reporter.progress, reporter.log)
+    finally:
+        reporter.close()
+
+
+class _Reporter:
+    """Passes progress on, no more often than each place can bear."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._logger = get_run_logger()
+        self._artifact: UUID | None = None
+        self._artifact_due = self._log_due = 0.0
+        self._bar: Any = None
+
+    def progress(self, progress: Progress) -> None:
+        """Shows how far the stage has come."""
+        now, is_last = time.monotonic(), progress.completed >= progress.total
+        self._show_bar(progress)
+        if now >= self._artifact_due or is_last:
+            self._artifact_due = now + ARTIFACT_INTERVAL_SECONDS
+            self._show_artifact(100.0 * progress.completed / progress.total)
+        if now >= self._log_due or is_last:
+            self._log_due = now + LOG_INTERVAL_SECONDS
+            figures = ", ".join(f"{name} {value:.4g}" for name, value in progress.values.items())
+            self._logger.info(
+                "%s: %d/%d %s %s", progress.stage, progress.completed, progress.total, progress.unit, figures
+            )
+
+    def log(self, line: str) -> None:
+        """Keeps a training process's line of output in the run's log, at debug level."""
+        self._logger.debug(line)
+
+    def close(self) -> None:
+        """Ends the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _show_artifact(self, percent: float) -> None:
+        if self._artifact is None:
+            artifact = create_progress_artifact(
+                progress=percent, key=f"{self._stage}-progress", description=f"Progress of {self._stage}"
+            )
+            assert isinstance(artifact, UUID)
+            self._artifact = artifact
+        else:
+            update_progress_artifact(self._artifact, progress=percent)
+
+    def _show_bar(self, progress: Progress) -> None:
+        if not sys.stderr.isatty():
+            return
+        if self._bar is None:
+            self._bar = tqdm(total=progress.total, desc=progress.stage, unit=f" {progress.unit}")
+        self._bar.set_postfix(
+            {name: f"{value:.4g}" for name, value in progress.values.items()}, refresh=False
+        )
+        self._bar.update(progress.completed - self._bar.n)

@@ -1,0 +1,89 @@
+"""What every stage's task has in common: one call to `make`, retried, reported, never cached here.
+
+The artifact store alone decides reuse; a reused stage ends in a state named Reused.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+from pydantic import BaseModel
+
+from tasks.progress import reporting
+from turbosparse.artifacts import Artifact
+from turbosparse.errors import TurboSparseError
+from turbosparse.stages import Run, StageName, make
+
+RETRY_DELAY_SECONDS = 10
+
+
+class StageResult(BaseModel):
+    """What passes from task to flow: where the artifact is, and what was measured."""
+
+    stage: str
+    uri: str
+    seconds: float
+    """Time that this run spent on it; a reused artifact takes next to none."""
+    reused: bool
+    metrics: dict[str, Any]
+    plots: list[str]
+    """URIs of the artifact's PNG files."""
+
+
+def stage_task(stage: StageName, retries: int) -> Callable[[Run], StageResult]:
+    """Returns a stage as a task that is called with a run.
+
+    Args:
+        stage: Which stage.
+        retries: Attempts after the first; training resumes from its last checkpoint. Bad input is
+            never retried.
+    """
+
+    @task(
+        name=stage,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=retries,
+        retry_delay_seconds=RETRY_DELAY_SECONDS,
+        retry_condition_fn=_is_worth_retrying,
+    )
+    def run_stage(run: Run) -> StageResult | State[StageResult]:
+        started = time.monotonic()
+        with reporting(stage) as listener:
+            artifact = make(run, stage, listener)
+        result = _result(stage, artifact, time.monotonic() - started)
+        return Completed(name="Reused", message=result.uri, data=result) if artifact.reused else result
+
+    def call(run: Run) -> StageResult:
+        outcome = run_stage(run)
+        result: StageResult = outcome.result() if isinstance(outcome, State) else outcome
+        return result
+
+    return call
+
+
+def _is_worth_retrying(task: Any, task_run: Any, state: State[Any]) -> bool:  # noqa: ARG001 - Prefect's form
+    try:
+        state.result()
+    except TurboSparseError:
+        return False
+    except Exception:
+        return True
+    return False
+
+
+def _result(stage: str, artifact: Artifact, seconds: float) -> StageResult:
+    manifest = artifact.manifest
+    folder = f"{artifact.uri}/{manifest.attempt}"
+    return StageResult(
+        stage=stage,
+        uri=artifact.uri,
+        seconds=round(seconds, 3),
+        reused=artifact.reused,
+        metrics=manifest.metrics,
+        plots=[f"{folder}/{path}" for path in sorted(manifest.files) if path.endswith(".png")],
+    )

@@ -1,0 +1,299 @@
+"""The command line: `turbosparse --help`. The outermost layer; only here may library code meet Prefect."""
+
+import json
+import os
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import click
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.tree import Tree
+
+from turbosparse.artifacts import Store
+from turbosparse.config import Placement, read_overrides, validate
+from turbosparse.errors import DataError, TurboSparseError
+from turbosparse.stages import open_run
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+store_app = typer.Typer(no_args_is_help=True, help="What the artifact root holds.")
+app.add_typer(store_app, name="store")
+console = Console(stderr=True)
+
+FlowName = Literal["prepare", "convert", "pretrain", "finetune", "evaluate", "export", "pipeline"]
+
+PresetOption = Annotated[str, typer.Option(help="tiny, tiny-moe, 300m, mistral-7b or mixtral-8x7b.")]
+RootOption = Annotated[str, typer.Option(help="Artifact root: a folder or an fsspec URI.")]
+SourceOption = Annotated[str | None, typer.Option(help="Hugging Face folder of the SwiGLU model.")]
+CorporaOption = Annotated[str | None, typer.Option(help="Folder of JSONL files with a text field.")]
+TokenizerOption = Annotated[str | None, typer.Option(help="Hugging Face tokenizer folder.")]
+InstructionsOption = Annotated[str | None, typer.Option(help="JSONL file or folder of instruction rows.")]
+RanksOption = Annotated[int, typer.Option(help="Training processes on this machine.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a field: a.b=c.")]
+ConfigOption = Annotated[str | None, typer.Option("--config", help="YAML file of overrides.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+
+
+@app.command("dry-run")
+def dry_run(
+    preset: PresetOption = "300m",
+    source: SourceOption = None,
+    corpora: CorporaOption = None,
+    tokenizer: TokenizerOption = None,
+    instructions: InstructionsOption = None,
+    num_ranks: RanksOption = 1,
+    assignments: SetOption = None,
+    config: ConfigOption = None,
+    root: RootOption = "./runs",
+    as_json: JsonOption = False,
+) -> None:
+    """Run the whole pipeline here: real text, no network, no server."""
+    placement = _placement(locals())
+    overrides = read_overrides(config, assignments or [])
+    _run_flow("pipeline", preset, overrides, dry=True, placement=placement, as_json=as_json)
+
+
+@app.command()
+def run(
+    flow: Annotated[FlowName, typer.Argument(help="Which flow.")],
+    preset: PresetOption = "300m",
+    source: SourceOption = None,
+    corpora: CorporaOption = None,
+    tokenizer: TokenizerOption = None,
+    instructions: InstructionsOption = None,
+    num_ranks: RanksOption = 1,
+    assignments: SetOption = None,
+    config: ConfigOption = None,
+    root: RootOption = "./runs",
+    dry: Annotated[bool, typer.Option("--dry-run", help="Apply the preset's dry_run block.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run one flow: a stage (its parents must have run), or the whole pipeline."""
+    placement = _placement(locals())
+    overrides = read_overrides(config, assignments or [])
+    _run_flow(flow, preset, overrides, dry=dry, placement=placement, as_json=as_json)
+
+
+@app.command()
+def convert(
+    src: Annotated[str, typer.Argument(help="Hugging Face SwiGLU folder: Llama, Mistral or Mixtral.")],
+    dst: Annotated[str, typer.Argument(help="Folder to write; new or empty.")],
+    activation: Annotated[Literal["drelu", "swiglu"], typer.Option(help="Activation afterwards.")] = "drelu",
+    as_json: JsonOption = False,
+) -> None:
+    """Make a SwiGLU model dReLU; every weight stays bit for bit."""
+    from turbosparse.commands import convert_folder  # noqa: PLC0415 - transformers takes seconds
+
+    _finish(convert_folder(src, Path(dst), activation), as_json)
+
+
+@app.command()
+def sparsity(
+    model: Annotated[str, typer.Argument(help="Llama, Mistral, Mixtral or TurboSparse folder.")],
+    text: Annotated[Path, typer.Option(help="Text file, or JSONL with a text field.")],
+    num_tokens: Annotated[int, typer.Option(min=2, help="Tokens to measure at the most.")] = 65_536,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure zero activations by layer and the parameters that a token activates."""
+    from turbosparse.commands import measure_folder  # noqa: PLC0415 - transformers takes seconds
+
+    report = measure_folder(model, text, num_tokens)
+    table = Table("layer", "zero activations")
+    for layer, ratio in enumerate(report["layers"]):
+        table.add_row(str(layer), f"{ratio:.2%}")
+    table.add_row("mean", f"{report['zero_activation_ratio']:.2%}")
+    console.print(table)
+    _finish(report, as_json)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Llama, Mistral, Mixtral or TurboSparse folder.")],
+    tasks: Annotated[str, typer.Option(help="Comma-separated lm-evaluation-harness tasks.")],
+    data: Annotated[str | None, typer.Option(help="Folder with held_back.jsonl for the local tasks.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Items per task.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate a model with lm-evaluation-harness."""
+    from turbosparse.commands import evaluate_folder  # noqa: PLC0415 - transformers takes seconds
+
+    report = evaluate_folder(model, tasks.split(","), data, limit)
+    table = Table("task", "items", "metric", "value")
+    for task, metrics in report["results"].items():
+        for metric, value in metrics.items():
+            table.add_row(task, str(report["num_items"][task]), metric, f"{value:.4f}")
+    console.print(table)
+    _finish(report, as_json)
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Argument(help="Model folder.")],
+    prompt: Annotated[str, typer.Option(help="Text to continue.")],
+    mode: Annotated[Literal["dense", "exact", "predicted"], typer.Option(help="How FFNs decode.")] = "dense",
+    num_tokens: Annotated[int, typer.Option(min=1, help="Tokens to decode at the most.")] = 64,
+    chat: Annotated[bool, typer.Option(help="Wrap the prompt in the chat template.")] = False,
+) -> None:
+    """Decode greedily after a prompt; text comes as it is decoded, speed goes to standard error."""
+    from turbosparse.commands import generate_text  # noqa: PLC0415 - transformers takes seconds
+
+    generate_text(model, prompt, mode, num_tokens, chat)
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="Model folder.")],
+    dst: Annotated[str, typer.Argument(help="Folder to write; new or empty.")],
+    format: Annotated[Literal["hf"], typer.Option(help="hf: Hugging Face.")] = "hf",  # noqa: ARG001
+    as_json: JsonOption = False,
+) -> None:
+    """Write a model folder for other engines, with its own modelling code."""
+    from turbosparse.commands import export_folder  # noqa: PLC0415 - transformers takes seconds
+
+    _finish(export_folder(model, Path(dst)), as_json)
+
+
+@app.command()
+def verify(
+    uri: Annotated[str, typer.Argument(help="<root>/<kind>/<identity>.")], as_json: JsonOption = False
+) -> None:
+    """Read every file of an artifact again and compare it with its digest."""
+    artifact = _open_artifact(uri)
+    artifact.folder()
+    num_bytes = sum(record.size_bytes for record in artifact.manifest.files.values())
+    report = {"uri": artifact.uri, "num_files": len(artifact.manifest.files), "num_bytes": num_bytes}
+    console.print(f"{report['num_files']} files, {num_bytes:,} bytes: as committed")
+    _finish(report, as_json)
+
+
+@app.command()
+def show(
+    uri: Annotated[str, typer.Argument(help="<root>/<kind>/<identity>.")], as_json: JsonOption = False
+) -> None:
+    """Print an artifact's manifest and its lineage, back to the corpora."""
+    artifact = _open_artifact(uri)
+    lineage = list(artifact.store.lineage(artifact.manifest))
+    branches = [Tree(artifact.uri)]
+    for depth, role, manifest in lineage:
+        del branches[depth + 1 :]
+        label = f"[bold]{role or 'this'}[/bold]: {manifest.name}  {manifest.created_at[:19]}"
+        branch = branches[-1].add(label)
+        for name, value in manifest.inputs.items():
+            branch.add(f"{name}: {value[:16]}…")
+        branches.append(branch)
+    Console().print(branches[0])
+    Console().print_json(artifact.manifest.model_dump_json(exclude={"files"}))
+    _finish(
+        {
+            "manifest": artifact.manifest.model_dump(mode="json"),
+            "lineage": [
+                {"role": role, "depth": depth, "name": manifest.name} for depth, role, manifest in lineage
+            ],
+        },
+        as_json,
+    )
+
+
+@store_app.command("ls")
+def store_ls(root: RootOption = "./runs", as_json: JsonOption = False) -> None:
+    """List committed artifacts, oldest first."""
+    manifests = Store(root).manifests()
+    table = Table("artifact", "made", "seconds", "bytes")
+    rows = []
+    for manifest in manifests:
+        size = sum(record.size_bytes for record in manifest.files.values())
+        rows.append({"name": manifest.name, "created_at": manifest.created_at, "num_bytes": size})
+        table.add_row(manifest.name, manifest.created_at[:19], f"{manifest.seconds:.1f}", f"{size:,}")
+    Console().print(table)
+    _finish({"artifacts": rows}, as_json)
+
+
+@store_app.command("gc")
+def store_gc(root: RootOption = "./runs", as_json: JsonOption = False) -> None:
+    """Delete what no manifest commits: attempts that failed, state of runs that never ended."""
+    removed = Store(root).remove_unfinished()
+    console.print("\n".join(removed) or "nothing to delete")
+    _finish({"removed": removed}, as_json)
+
+
+def main() -> NoReturn:
+    """Runs the command line: 0 done, 2 bad input (nothing written), 1 anything else."""
+    try:
+        status = app(standalone_mode=False)
+    except TurboSparseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _placement(options: dict[str, Any]) -> Placement:
+    given = {name: options[name] for name in Placement.model_fields if name in options}
+    return validate(Placement, given, source="the command line")
+
+
+def _open_artifact(uri: str) -> Any:
+    root, _, _ = uri.rstrip("/").rpartition("/")
+    root, _, kind = root.rpartition("/")
+    if not root or not kind:
+        raise DataError("uri", uri, "<root>/<kind>/<identity>", "see turbosparse store ls")
+    return Store(root).load(uri)
+
+
+def _run_flow(
+    name: FlowName,
+    preset: str,
+    overrides: dict[str, Any],
+    *,
+    dry: bool,
+    placement: Placement,
+    as_json: bool,
+) -> None:
+    started = time.monotonic()
+    # Everything that can be wrong with the request is found here, before Prefect starts.
+    for note in open_run(preset, overrides, dry, placement).notes:
+        console.print(f"[yellow]changed to fit:[/yellow] {note}")
+    _prepare_environment(placement)
+    flow = getattr(import_module(f"flows.{name}"), name)
+    outcome = flow(preset, overrides, dry, placement)
+    results = outcome if isinstance(outcome, dict) else {name: outcome}
+    stages = {stage: result.model_dump(exclude={"stage", "plots"}) for stage, result in results.items()}
+    seconds = round(time.monotonic() - started, 3)
+    _print_stages(stages)
+    _finish({"preset": preset, "root": placement.root, "seconds": seconds, "stages": stages}, as_json)
+
+
+def _prepare_environment(placement: Placement) -> None:
+    """Prefect without a server keeps its database under the root; libraries stay quiet and at home."""
+    settings = {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    root = Store(placement.root).local_root
+    if root is not None and "PREFECT_API_URL" not in os.environ:
+        settings["PREFECT_HOME"] = str(root / ".prefect")
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+
+
+def _print_stages(stages: dict[str, Any]) -> None:
+    table = Table("stage", "seconds", "reused", "artifact")
+    for name, stage in stages.items():
+        table.add_row(name, f"{stage['seconds']:.1f}", "yes" if stage["reused"] else "no", stage["uri"])
+    console.print(table)
+
+
+def _finish(report: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report, separators=(",", ":"), allow_nan=False), flush=True)

@@ -1,0 +1,109 @@
+"""What the commands on model folders do. Imported when one of them runs: transformers is slow."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from turbosparse.analysis.activity import mean, measure_activity, token_windows
+from turbosparse.analysis.parameters import activated_parameters
+from turbosparse.config import Activation
+from turbosparse.data.tokenizer import load_tokenizer
+from turbosparse.errors import DataError
+from turbosparse.export.huggingface import check_target, copy_tokenizer, export_huggingface
+from turbosparse.inference.decode import stream_tokens
+from turbosparse.inference.modules import Mode, decoding
+from turbosparse.model.convert import check_convertible, convert_model
+from turbosparse.model.folder import load_model
+
+SPARSITY_WINDOW_TOKENS = 1_024
+
+
+def convert_folder(source: str, target: Path, activation: Activation) -> dict[str, Any]:
+    """Converts a model folder and, if it has one, carries its tokenizer along."""
+    check_convertible(source)
+    check_target(target)
+    model = convert_model(source, target, activation)
+    copy_tokenizer(Path(source), target)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {"model": str(target), "activation": activation, "num_parameters": num_parameters}
+
+
+def measure_folder(model_folder: str, text: Path, num_tokens: int) -> dict[str, Any]:
+    """Measures zero activations by layer, predictors if there are any, and activated parameters."""
+    texts = _read_texts(text)
+    model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
+    window = min(SPARSITY_WINDOW_TOKENS, model.config.max_position_embeddings)
+    windows = token_windows(tokenizer, texts, window, num_tokens)
+    layers = measure_activity(model, windows).layers()
+    parameters = activated_parameters(model, layers)
+    return {
+        "zero_activation_ratio": mean(layers, "zero_activation_ratio"),
+        "layers": [layer.zero_activation_ratio for layer in layers],
+        "activated_parameters": asdict(parameters) | {"total": parameters.total},
+        "num_tokens": sum(len(window) for window in windows),
+    }
+
+
+def evaluate_folder(
+    model_folder: str, tasks: list[str], data: str | None, limit: int | None
+) -> dict[str, Any]:
+    """Evaluates a model folder with lm-evaluation-harness."""
+    from turbosparse.evaluation.harness import evaluate_model  # noqa: PLC0415 - datasets, slow
+    from turbosparse.progress import ignore_progress  # noqa: PLC0415
+
+    model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
+    folder = Path(data) if data else None
+    found = evaluate_model(model, tokenizer, tasks, folder, limit, ignore_progress)
+    return {"results": found.results, "num_items": found.num_items}
+
+
+def generate_text(model_folder: str, prompt: str, mode: Mode, num_tokens: int, chat: bool) -> None:
+    """Prints the continuation of a prompt as it is decoded."""
+    model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
+    ids = _prompt_ids(tokenizer, prompt, chat)
+    shown = ""
+    with decoding(model, mode):
+        tokens: list[int] = []
+        for token in stream_tokens(model, torch.tensor(ids), num_tokens, tokenizer.eos_token_id):
+            tokens.append(token)
+            # A character may span tokens: print what the whole decodes to, less what was printed.
+            text = tokenizer.decode(tokens, skip_special_tokens=True)
+            if not text.endswith("\ufffd"):
+                print(text[len(shown) :], end="", flush=True)
+                shown = text
+    print()
+
+
+def export_folder(model_folder: str, target: Path) -> dict[str, Any]:
+    """Writes a model folder in our native Hugging Face layout, modelling code included."""
+    model = load_model(model_folder)
+    card = f"# A TurboSparse model\n\nA `{model.config.model_type}` decoder, `{model.config.activation}`.\n"
+    export_huggingface(model, Path(model_folder), target, card)
+    return {"model": str(target), "format": "hf"}
+
+
+def _prompt_ids(tokenizer: Any, prompt: str, chat: bool) -> list[int]:
+    if not chat:
+        ids: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        return [tokenizer.bos_token_id, *ids]
+    if tokenizer.chat_template is None:
+        raise DataError("--chat", True, "a model with a chat template", "leave --chat out")
+    messages = [{"role": "user", "content": prompt}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    chat_ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return chat_ids
+
+
+def _read_texts(path: Path) -> list[str]:
+    try:
+        content = path.read_text(encoding="utf-8")
+        if path.suffix != ".jsonl":
+            return [content]
+        return [json.loads(line)["text"] for line in content.splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise DataError(
+            "--text", str(path), "a text file, or JSONL with a text field", f"check the file ({error!r})"
+        ) from error

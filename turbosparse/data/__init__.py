@@ -1,0 +1,1 @@
+"""Text and instructions: from their sources to shards that training streams."""

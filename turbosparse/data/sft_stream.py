@@ -1,0 +1,35 @@
+"""Packed instruction sequences, streamed to training."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from streaming import StreamingDataset
+
+from turbosparse.errors import DataError
+
+
+class InstructionDataset(StreamingDataset):
+    """Packed conversations: input_ids, labels and position_ids, each [sequence_length], int64."""
+
+    def __getitem__(self, at: Any) -> dict[str, torch.Tensor]:
+        sample = super().__getitem__(at)
+        return {name: torch.from_numpy(values.astype("int64")) for name, values in sample.items()}
+
+
+def open_instructions(folder: Path, device_batch_size: int) -> InstructionDataset:
+    """Opens what `build_instructions` wrote under `folder`, in its order, the same on any number of ranks.
+
+    Args:
+        folder: holds shards/.
+        device_batch_size: sequences per step of one rank.
+
+    Raises:
+        DataError: the folder holds no shards.
+    """
+    shards = folder / "shards"
+    if not (shards / "index.json").is_file():
+        raise DataError("instructions", str(folder), "a folder with shards/index.json", "run finetune again")
+    return InstructionDataset(
+        local=str(shards), shuffle=False, num_canonical_nodes=1, batch_size=device_batch_size
+    )

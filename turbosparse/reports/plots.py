@@ -1,0 +1,113 @@
+"""Figures for reports: one function each, PNG out."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from turbosparse.analysis.activity import FFNActivity
+from turbosparse.train.history import StepRecord
+
+
+def plot_mixture(wanted_ratio: dict[str, float], realised_ratio: dict[str, float], path: Path) -> None:
+    """Draws each source's wanted and realised share of the tokens to a PNG.
+
+    Args:
+        wanted_ratio: fraction of the tokens by source, in [0, 1].
+        realised_ratio: the same sources' fractions in the data.
+        path: the PNG to write.
+    """
+    sources = sorted(wanted_ratio, key=lambda source: wanted_ratio[source])
+    figure, axes = plt.subplots(figsize=(9, 0.8 + 0.42 * len(sources)))
+    for ratios, label, shift in ((wanted_ratio, "wanted", 0.2), (realised_ratio, "realised", -0.2)):
+        percents = [100 * ratios[source] for source in sources]
+        positions = [row + shift for row in range(len(sources))]
+        axes.barh(positions, percents, height=0.38, label=label)
+    for row, source in enumerate(sources):
+        wanted, realised = 100 * wanted_ratio[source], 100 * realised_ratio[source]
+        axes.text(
+            1.08 * max(wanted, realised), row, f"{wanted:.2f} → {realised:.2f}", va="center", fontsize=8
+        )
+    axes.set_yticks(range(len(sources)), sources)
+    axes.margins(y=0.02)
+    axes.set_xscale("log")
+    axes.set_xlim(0.1, 400)
+    axes.set_xticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
+    axes.set_xlabel("share of the tokens, % (wanted → realised)")
+    axes.set_title("Mixture: wanted and realised")
+    axes.legend(loc="lower right")
+    _save(figure, path)
+
+
+def plot_history(history: list[StepRecord], path: Path) -> None:
+    """Draws a training run's loss and, where it was measured, its zero-activation ratio to a PNG."""
+    figure, loss_axes = plt.subplots(figsize=(8, 4.5))
+    steps = [record.step for record in history]
+    (loss_line,) = loss_axes.plot(steps, [record.loss for record in history], color="tab:blue", label="loss")
+    loss_axes.set_xlabel("optimizer step")
+    loss_axes.set_ylabel("loss per token, nats")
+    loss_axes.grid(alpha=0.3)
+    measured = [record for record in history if record.zero_activation_ratio is not None]
+    ratio_axes = loss_axes.twinx()
+    percents = [100 * (record.zero_activation_ratio or 0.0) for record in measured]
+    (ratio_line,) = ratio_axes.plot(
+        [record.step for record in measured], percents, "o-", markersize=3, color="tab:orange", label="zeros"
+    )
+    ratio_axes.set_ylabel("zero activations, %")
+    ratio_axes.set_ylim(0, 100)
+    loss_axes.legend(handles=[loss_line, ratio_line], loc="upper right")
+    loss_axes.set_title("Training")
+    _save(figure, path)
+
+
+def plot_sparsity(layers: list[FFNActivity], path: Path) -> None:
+    """Draws the share of zero activations by layer to a PNG, as Figure 6 of the paper does."""
+    figure, axes = plt.subplots(figsize=(8, 4.5))
+    numbers = [activity.layer for activity in layers]
+    axes.bar(numbers, [100 * activity.zero_activation_ratio for activity in layers], label="zero activations")
+    if all(activity.predicted_active_ratio is not None for activity in layers):
+        skipped = [100 * (1 - (activity.predicted_active_ratio or 0.0)) for activity in layers]
+        axes.plot(numbers, skipped, "o-", color="tab:orange", label="skipped by the predictor")
+    axes.set_xlabel("layer")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylabel("share of FFN neurons, %")
+    axes.set_ylim(0, 100)
+    axes.legend(loc="lower right")
+    axes.set_title("Sparsity by layer")
+    _save(figure, path)
+
+
+def plot_predictors(layers: list[FFNActivity], path: Path) -> None:
+    """Draws the predictors' recall, precision and size by layer to a PNG.
+
+    They belong together: recall alone rewards a predictor that keeps everything.
+    """
+    figure, axes = plt.subplots(figsize=(8, 4.5))
+    numbers = [activity.layer for activity in layers]
+    lines = {
+        "recall": "recall",
+        "precision": "precision",
+        "predicted_active_ratio": "predicted active",
+        "true_active_ratio": "truly active",
+    }
+    for field, label in lines.items():
+        axes.plot(numbers, [100 * getattr(activity, field) for activity in layers], "o-", label=label)
+    axes.set_xlabel("layer")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylabel("%")
+    axes.set_ylim(0, 100)
+    axes.legend(loc="center right")
+    axes.set_title("Activation predictors on held-back conversations")
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

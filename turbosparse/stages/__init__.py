@@ -1,0 +1,9 @@
+"""The stages of the paper's method: each module builds one artifact, `make` decides whether it must.
+
+This is what a flow's tasks call, and what a Python prompt can call without any server.
+"""
+
+from turbosparse.stages.make import StageName, make
+from turbosparse.stages.run import Run, open_run
+
+__all__ = ["Run", "StageName", "make", "open_run"]

@@ -1,0 +1,58 @@
+"""The tuned model on evaluation tasks and held-back text."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from turbosparse.analysis.activity import mean, measure_activity, token_windows
+from turbosparse.analysis.parameters import activated_parameters
+from turbosparse.artifacts import Workspace
+from turbosparse.data.tokenizer import load_tokenizer
+from turbosparse.evaluation.harness import evaluate_model
+from turbosparse.model.folder import load_model
+from turbosparse.progress import Listener
+from turbosparse.reports.plots import plot_sparsity
+from turbosparse.stages.run import Run
+from turbosparse.stages.specs import Specs, require
+
+
+def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
+    """Measures task results, sparsity by layer and activated parameters.
+
+    Raises:
+        DataError: A task that can't be run here.
+
+    Reference: Section 6 of the paper.
+    """
+    folder = require(run, Specs(run).finetune).folder() / "model"
+    corpus = require(run, Specs(run).prepare).folder()
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    wanted = run.config.evaluate
+    found = evaluate_model(model, tokenizer, wanted.tasks, corpus, wanted.limit, listener.on_progress)
+    (workspace.folder / "samples.json").write_text(json.dumps(found.samples, indent=1), encoding="utf-8")
+    sparsity = _measure_sparsity(run, model, tokenizer, corpus, workspace.folder)
+    return {"results": found.results, "num_items": found.num_items, **sparsity}
+
+
+def _measure_sparsity(
+    run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Path, folder: Path
+) -> dict[str, Any]:
+    length, num_tokens = run.config.data.sequence_length, run.config.evaluate.num_sparsity_tokens
+    windows = token_windows(tokenizer, _held_back(corpus), length, num_tokens)
+    layers = measure_activity(model, windows).layers()
+    plot_sparsity(layers, folder / "sparsity.png")
+    parameters = activated_parameters(model, layers)
+    return {
+        "zero_activation_ratio": mean(layers, "zero_activation_ratio"),
+        "num_sparsity_tokens": sum(len(window) for window in windows),
+        "activated_parameters": asdict(parameters) | {"total": parameters.total},
+        "layers": [asdict(layer) for layer in layers],
+    }
+
+
+def _held_back(corpus: Path) -> list[str]:
+    lines = (corpus / "held_back.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["text"] for line in lines]

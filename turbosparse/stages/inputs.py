@@ -1,0 +1,70 @@
+"""What a run takes from outside the store: checked before anything is written, named by digest."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from turbosparse.config import PipelineConfig, Placement
+from turbosparse.data.conversations import digest_of_rows
+from turbosparse.data.corpora import open_corpora
+from turbosparse.data.local_instructions import local_digest
+from turbosparse.data.sources import source_named
+from turbosparse.errors import DataError
+
+MODEL_FILES = ("*.safetensors", "config.json", "generation_config.json")
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Digests or pinned revisions of a run's outside inputs."""
+
+    corpora: str
+    instructions: str
+    tokenizer: str | None
+    """None: a tokenizer is trained on the corpora."""
+    source: str | None
+    """None: the model starts here."""
+
+
+def digest_inputs(config: PipelineConfig, placement: Placement) -> Inputs:
+    """Reads and digests what the placement points to.
+
+    Raises:
+        DataError: An unknown source, or a path that holds nothing usable.
+    """
+    for name in config.data.mixture:
+        source_named(name)
+    corpora = open_corpora(config.data.corpora, placement.corpora)
+    tokenizer = tokenizer_folder(placement)
+    return Inputs(
+        corpora=corpora.digest(config.data.mixture),
+        instructions=digest_of_rows(Path(placement.instructions))
+        if placement.instructions
+        else local_digest(),
+        tokenizer=_digest_folder(tokenizer, TOKENIZER_FILES) if tokenizer else None,
+        source=_digest_folder(placement.source, MODEL_FILES) if placement.source else None,
+    )
+
+
+def tokenizer_folder(placement: Placement) -> str | None:
+    """Returns the tokenizer to use: the one given, else the source model's, else None."""
+    return placement.tokenizer or placement.source
+
+
+def _digest_folder(folder: str, patterns: tuple[str, ...]) -> str:
+    paths = sorted(path for pattern in patterns for path in Path(folder).glob(pattern))
+    if not paths:
+        raise DataError("folder", folder, f"one of {', '.join(patterns)}", "check the path")
+    stamps = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
+    return _digest_files(stamps)
+
+
+@cache
+def _digest_files(stamps: tuple[tuple[str, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for name, _, _ in stamps:
+        with Path(name).open("rb") as file:
+            digest.update(f"{Path(name).name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()

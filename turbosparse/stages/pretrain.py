@@ -1,0 +1,28 @@
+"""Continued pretraining recovers what the change of activation lost."""
+
+from typing import Any
+
+from turbosparse.artifacts import Workspace
+from turbosparse.progress import Listener
+from turbosparse.stages.run import Run
+from turbosparse.stages.specs import Specs, require
+from turbosparse.stages.training import run_training
+
+
+def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
+    """Trains the converted model on the prepared corpus.
+
+    Raises:
+        TrainingError: A rank failed.
+
+    Reference: Section 5 and Table 5 of the paper.
+    """
+    return run_training(
+        run,
+        "pretrain",
+        run.config.pretrain,
+        model_folder=require(run, Specs(run).convert).folder() / "model",
+        data_folder=require(run, Specs(run).prepare).folder(),
+        workspace=workspace,
+        listener=listener,
+    )

@@ -1,0 +1,115 @@
+"""A run: what is computed, where, from which inputs, into which store."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from turbosparse.artifacts import Store
+from turbosparse.config import PipelineConfig, Placement, TrainConfig, resolve, validate
+from turbosparse.errors import ConfigError
+from turbosparse.stages.inputs import Inputs, digest_inputs
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that a stage needs to know."""
+
+    preset: str
+    config: PipelineConfig
+    placement: Placement
+    inputs: Inputs
+    store: Store
+    notes: tuple[str, ...] = ()
+    """What was changed to fit the inputs, for the user to see."""
+
+
+def open_run(
+    preset: str,
+    overrides: Mapping[str, Any] | None = None,
+    dry_run: bool = False,
+    placement: Placement | None = None,
+) -> Run:
+    """Resolves and checks a run completely; only the root folder may be created.
+
+    Raises:
+        TurboSparseError: Anything about it can't work; the message says what to do.
+    """
+    place = placement or Placement()
+    config, notes = _fit_inputs(resolve(preset, overrides, dry_run), place, dry_run)
+    for name, recipe in _recipes(config).items():
+        check_divides(name, recipe, place)
+    inputs = digest_inputs(config, place)
+    store = Store(place.root)
+    store.check_writable()
+    return Run(preset, config, place, inputs, store, tuple(notes))
+
+
+def check_divides(name: str, recipe: TrainConfig, placement: Placement) -> None:
+    """Refuses ranks and microbatches that do not divide the global batch.
+
+    Raises:
+        ConfigError: Names the field.
+    """
+    batch, ranks = recipe.batch_size_sequences, placement.num_ranks
+    if batch % ranks:
+        raise ConfigError(
+            "placement.num_ranks",
+            ranks,
+            f"a divisor of {name}.batch_size_sequences={batch}",
+            "change one of them",
+        )
+    microbatch = placement.device_batch_size_sequences
+    if microbatch is not None and (batch // ranks) % microbatch:
+        raise ConfigError(
+            "placement.device_batch_size_sequences",
+            microbatch,
+            f"a divisor of {batch // ranks}, {name}'s sequences per rank",
+            "change one of them",
+        )
+
+
+def _fit_inputs(
+    config: PipelineConfig, placement: Placement, dry_run: bool
+) -> tuple[PipelineConfig, list[str]]:
+    tree = config.model_dump(mode="json")
+    notes: list[str] = []
+    if placement.corpora:
+        tree["data"]["corpora"] = "folder"
+    if placement.source:
+        tree["convert"] |= {"source": "folder", "base": None}
+        _fit_context(tree, Path(placement.source), dry_run, notes)
+    elif config.convert.source == "folder":
+        remedy = "give one with --source DIR (placement.source)"
+        raise ConfigError("placement.source", None, "a Hugging Face folder of a SwiGLU model", remedy)
+    return validate(PipelineConfig, tree, source="the run"), notes
+
+
+def _fit_context(tree: dict[str, Any], source: Path, dry_run: bool, notes: list[str]) -> None:
+    # Imported here: transformers takes seconds, and most runs have no source.
+    from turbosparse.model.convert import check_convertible  # noqa: PLC0415
+
+    check_convertible(source)
+    context = json.loads((source / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
+    tree["model"]["context_length"] = max(context, tree["model"]["context_length"])
+    for stage in ("data", "finetune"):
+        wanted = tree[stage]["sequence_length"]
+        if wanted <= context:
+            continue
+        if not dry_run:
+            raise ConfigError(
+                f"{stage}.sequence_length",
+                wanted,
+                f"at most the source model's context of {context} tokens",
+                f"give --set {stage}.sequence_length={context}",
+            )
+        tree[stage]["sequence_length"] = context
+        notes.append(f"{stage}.sequence_length: {wanted} → {context}, the source model's context")
+
+
+def _recipes(config: PipelineConfig) -> dict[str, TrainConfig]:
+    recipes: dict[str, TrainConfig] = {"pretrain": config.pretrain, "finetune": config.finetune}
+    if config.convert.base is not None:
+        recipes["convert.base"] = config.convert.base
+    return recipes
