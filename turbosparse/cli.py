@@ -19,7 +19,7 @@ from turbosparse.config import Placement, read_overrides, validate
 from turbosparse.errors import DataError, TurboSparseError
 from turbosparse.stages import open_run
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 store_app = typer.Typer(no_args_is_help=True, help="What the artifact root holds.")
 app.add_typer(store_app, name="store")
 console = Console(stderr=True)
@@ -222,6 +222,7 @@ def store_gc(root: RootOption = "./runs", as_json: JsonOption = False) -> None:
 
 def main() -> NoReturn:
     """Runs the command line: 0 done, 2 bad input (nothing written), 1 anything else."""
+    _quieten_libraries()
     try:
         status = app(standalone_mode=False)
     except TurboSparseError as error:
@@ -262,9 +263,11 @@ def _run_flow(
     # Everything that can be wrong with the request is found here, before Prefect starts.
     for note in open_run(preset, overrides, dry, placement).notes:
         console.print(f"[yellow]changed to fit:[/yellow] {note}")
-    _prepare_environment(placement)
-    flow = getattr(import_module(f"flows.{name}"), name)
-    outcome = flow(preset, overrides, dry, placement)
+    from tasks.server import prefect_api  # noqa: PLC0415 - not every command needs Prefect
+
+    with prefect_api(_prefect_home(placement)):
+        flow = getattr(import_module(f"flows.{name}"), name)
+        outcome = flow(preset, overrides, dry, placement)
     results = outcome if isinstance(outcome, dict) else {name: outcome}
     stages = {stage: result.model_dump(exclude={"stage", "plots"}) for stage, result in results.items()}
     seconds = round(time.monotonic() - started, 3)
@@ -272,19 +275,23 @@ def _run_flow(
     _finish({"preset": preset, "root": placement.root, "seconds": seconds, "stages": stages}, as_json)
 
 
-def _prepare_environment(placement: Placement) -> None:
-    """Prefect without a server keeps its database under the root; libraries stay quiet and at home."""
+def _quieten_libraries() -> None:
+    """Sets what libraries read when they are first imported; whatever the user has set stays."""
     settings = {
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
         "TRANSFORMERS_VERBOSITY": "error",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",  # see turbosparse/train/launch/local.py
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
     }
-    root = Store(placement.root).local_root
-    if root is not None and "PREFECT_API_URL" not in os.environ:
-        settings["PREFECT_HOME"] = str(root / ".prefect")
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+
+
+def _prefect_home(placement: Placement) -> Path:
+    """Without a server, Prefect's database lies under the root, unless that is an object store."""
+    root = Store(placement.root).local_root
+    return (root or Path("runs")) / ".prefect"
 
 
 def _print_stages(stages: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from turbosparse.analysis.parameters import activated_parameters
 from turbosparse.config import Activation
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.errors import DataError
-from turbosparse.export.huggingface import check_target, copy_tokenizer, export_huggingface
+from turbosparse.export.huggingface import check_target, copy_tokenizer, export_huggingface, stop_tokens
 from turbosparse.inference.decode import stream_tokens
 from turbosparse.inference.modules import Mode, decoding
 from turbosparse.model.convert import check_convertible, convert_model
@@ -67,7 +67,7 @@ def generate_text(model_folder: str, prompt: str, mode: Mode, num_tokens: int, c
     shown = ""
     with decoding(model, mode):
         tokens: list[int] = []
-        for token in stream_tokens(model, torch.tensor(ids), num_tokens, tokenizer.eos_token_id):
+        for token in stream_tokens(model, torch.tensor(ids), num_tokens, stop_tokens(tokenizer)):
             tokens.append(token)
             # A character may span tokens: print what the whole decodes to, less what was printed.
             text = tokenizer.decode(tokens, skip_special_tokens=True)

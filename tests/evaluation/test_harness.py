@@ -142,11 +142,13 @@ def test_samples_and_counts_tell_items_apart(evaluated, tmp_path):
     json.dumps(vars(evaluated), allow_nan=False)
 
 
-def test_limit_progress_and_silence(model, tokenizer, data_folder, capfd):
+def test_limit_progress_and_silence(model, tokenizer, data_folder, capfd, monkeypatch):
+    monkeypatch.chdir(data_folder)  # the harness asks git about the current folder
     heard = []
-    limited = evaluate_model(model, tokenizer, ["local_text"], data_folder, 2, heard.append, batch_size=1)
-    assert limited.num_items == {"local_text": 2}
-    assert [(progress.completed, progress.total) for progress in heard] == [(1, 2), (2, 2)]
+    tasks = ["local_cloze", "local_text"]
+    limited = evaluate_model(model, tokenizer, tasks, data_folder, 2, heard.append, batch_size=1)
+    assert limited.num_items == {"local_cloze": 2, "local_text": 2}
+    assert [(progress.completed, progress.total) for progress in heard] == [(1, 2), (2, 2)] * 2
     assert capfd.readouterr() == ("", "")
     assert model.training
 
@@ -215,6 +217,7 @@ def test_documents_of_which_nothing_can_be_made(tmp_path):
         make_local_task("local_cloze", [Document("code", CODE)], tmp_path)
     with pytest.raises(DataError, match="items for local_text"):
         make_local_task("local_text", [Document("web", "too short")], tmp_path)
-    (tmp_path / "held_back.jsonl").write_text('{"source": "a", "text": "b"}\n{"text": "b"}\n')
+    path = tmp_path / "held_back.jsonl"
+    path.write_text('{"source": "a", "text": "b\u2028c"}\n{"text": "b"}\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"held_back.jsonl, line 2"):
-        read_documents(tmp_path / "held_back.jsonl")
+        read_documents(path)

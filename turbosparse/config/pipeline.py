@@ -69,3 +69,18 @@ class PipelineConfig(Config):
     """Evaluation."""
     export: ExportConfig = ExportConfig()
     """Export."""
+
+    @model_validator(mode="after")
+    def _fits_the_context(self) -> Self:
+        for stage, length in (
+            ("data", self.data.sequence_length),
+            ("finetune", self.finetune.sequence_length),
+        ):
+            if length > self.model.context_length:
+                raise ConfigError(
+                    f"{stage}.sequence_length",
+                    length,
+                    f"at most model.context_length={self.model.context_length}",
+                    "lower it or raise the context length",
+                )
+        return self

@@ -4,14 +4,14 @@ import copy
 import difflib
 import logging
 import math
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 from turbosparse.errors import DataError
 from turbosparse.evaluation.local_tasks import LOCAL_TASKS, make_local_task, read_documents
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 HELD_BACK = "held_back.jsonl"
 NUM_BOOTSTRAP_SAMPLES = 1_000
 """Resamples behind the standard error of a metric without a closed form, such as perplexity."""
+FEWSHOT_SEED = 1234
+"""The harness's own default."""
 SHOWN_TARGET_CHARACTERS = 80
 
 
@@ -109,6 +111,8 @@ def _load_tasks(tasks: Sequence[str], data_folder: Path | None, scratch: Path) -
                 loaded += manager.load([config])["tasks"].values()
         else:
             loaded += _load_from_hub(task, manager)
+    for task_object in loaded:
+        task_object.set_fewshot_seed(FEWSHOT_SEED)
     return loaded
 
 
@@ -146,7 +150,7 @@ def _run(
     on_progress: OnProgress,
     batch_size: int,
 ) -> dict[str, Any]:
-    from lm_eval import simple_evaluate  # noqa: PLC0415 - takes seconds
+    from lm_eval.evaluator import evaluate  # noqa: PLC0415 - takes seconds
     from lm_eval.tasks import TaskManager  # noqa: PLC0415
 
     from turbosparse.evaluation.harness_model import HarnessModel  # noqa: PLC0415
@@ -154,12 +158,12 @@ def _run(
     # The harness gives a tokenizer a padding token where it has none: let it have a copy.
     harness_model = HarnessModel(model, copy.deepcopy(tokenizer), batch_size, on_progress)
     try:
-        return simple_evaluate(
+        # Not simple_evaluate: it starts programs to describe the machine, for five seconds.
+        return evaluate(
             harness_model,
-            tasks=tasks,
+            TaskManager(include_defaults=False).load(tasks),
             limit=limit,
             bootstrap_iters=NUM_BOOTSTRAP_SAMPLES,
-            task_manager=TaskManager(include_defaults=False),
         )
     except OverflowError as error:
         raise _not_a_number("perplexity", math.inf) from error
@@ -199,29 +203,20 @@ def _sample(task: str, sample: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _quiet_harness() -> Iterator[None]:
-    """Keeps the harness from printing: standard output may carry our caller's JSON."""
+    """Keeps the harness off standard output, which may carry our caller's JSON."""
     import datasets  # noqa: PLC0415 - takes seconds
-    import tqdm  # noqa: PLC0415
-
-    class NoBar(tqdm.tqdm):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **{**kwargs, "disable": True})
 
     logger = logging.getLogger("lm_eval")
-    level, bars = logger.level, datasets.is_progress_bar_enabled()
-    modules = ("lm_eval.api.task", "lm_eval.api.model", "lm_eval.models.huggingface")
-    with ExitStack() as stack:
-        stack.enter_context(redirect_stdout(sys.stderr))
-        stack.enter_context(patch.dict("os.environ", {"DISABLE_MULTIPROC": "1"}))  # bootstrap: no processes
-        stack.enter_context(patch("lm_eval.api.metrics.print", lambda *_: None, create=True))
-        for name in ("tqdm.tqdm", *(f"{module}.tqdm" for module in modules)):
-            stack.enter_context(patch(name, NoBar))
-        stack.callback(logger.setLevel, level)
-        logger.setLevel(logging.ERROR)
-        if bars:
-            stack.callback(datasets.enable_progress_bars)
-            datasets.disable_progress_bars()
-        yield
+    level = logger.level
+    # The harness would start a pool of processes to bootstrap a few hundred figures.
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")
+    datasets.disable_progress_bars()
+    logger.setLevel(logging.ERROR)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager
@@ -229,8 +224,9 @@ def _offline() -> Iterator[None]:
     """Keeps the data set library off the network: it may be imported already, so its own flag counts."""
     import datasets  # noqa: PLC0415 - takes seconds
 
-    with (
-        patch.object(datasets.config, "HF_DATASETS_OFFLINE", True),
-        patch.dict("os.environ", {"HF_DATASETS_OFFLINE": "1"}),
-    ):
+    was_offline = datasets.config.HF_DATASETS_OFFLINE
+    datasets.config.HF_DATASETS_OFFLINE = True
+    try:
         yield
+    finally:
+        datasets.config.HF_DATASETS_OFFLINE = was_offline

@@ -67,11 +67,12 @@ def read_documents(path: Path) -> list[Document]:
     if not path.is_file():
         raise DataError("data", str(path), "a file of held-back documents", "give the folder that holds it")
     documents = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Not str.splitlines: it also splits at characters that JSON leaves as they are, such as U+2028.
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             row = json.loads(line)
             documents.append(Document(row["source"], row["text"]))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{path.name}, line {number}",
                 line,

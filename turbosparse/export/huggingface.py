@@ -3,8 +3,10 @@
 import shutil
 from pathlib import Path
 
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from turbosparse.data.sft import TURN_END
+from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.errors import ArtifactError
 from turbosparse.model.folder import save_model
 
@@ -27,11 +29,19 @@ def export_huggingface(model: PreTrainedModel, tokenizer_folder: Path, target: P
         ArtifactError: The target exists and is not empty.
     """
     check_target(target)
+    # A chat ends its turn with a token of its own; generate() must know both ends.
+    model.generation_config.eos_token_id = stop_tokens(load_tokenizer(tokenizer_folder))
     type(model.config).register_for_auto_class("AutoConfig")
     type(model).register_for_auto_class("AutoModelForCausalLM")
     save_model(model, target)
     copy_tokenizer(tokenizer_folder, target)
     (target / "README.md").write_text(card, encoding="utf-8")
+
+
+def stop_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Returns the tokens that end a text: end of text and, where there is a chat template, of a turn."""
+    known = tokenizer.get_vocab()
+    return [tokenizer.eos_token_id, *([known[TURN_END]] if TURN_END in known else [])]
 
 
 def check_target(target: Path) -> None:

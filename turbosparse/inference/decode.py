@@ -1,7 +1,7 @@
 """Greedy decoding with a KV cache, token by token."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -28,17 +28,15 @@ class Decoded:
         return (len(self.tokens) - 1) / self.seconds
 
 
-def decode(
-    model: PreTrainedModel, prompt: Tensor, num_tokens: int, mode: Mode, stop_token: int | None = None
-) -> Decoded:
-    """Decodes `num_tokens` tokens greedily after `prompt` [tokens], or up to `stop_token`.
+def decode(model: PreTrainedModel, prompt: Tensor, num_tokens: int, mode: Mode) -> Decoded:
+    """Decodes `num_tokens` tokens greedily after `prompt` [tokens], whatever they are.
 
     Raises:
         DataError: The prompt is empty, or leaves no room in the model's context.
         ModelError: The model can't decode in `mode`.
     """
     with decoding(model, mode):
-        stream = stream_tokens(model, prompt, num_tokens, stop_token)
+        stream = stream_tokens(model, prompt, num_tokens)
         tokens = [next(stream)]
         started = time.perf_counter()
         tokens.extend(stream)
@@ -47,9 +45,11 @@ def decode(
 
 @torch.inference_mode()
 def stream_tokens(
-    model: PreTrainedModel, prompt: Tensor, num_tokens: int, stop_token: int | None
+    model: PreTrainedModel, prompt: Tensor, num_tokens: int, stop_tokens: Collection[int] = ()
 ) -> Iterator[int]:
     """Yields greedily decoded tokens one by one, the first after the dense prefill.
+
+    Ends after `num_tokens`, or with the first of the stop tokens.
 
     Raises:
         DataError: The prompt is empty, or leaves no room in the model's context.
@@ -62,7 +62,7 @@ def stream_tokens(
         tokens = output.logits[:, -1].argmax(dim=-1, keepdim=True)
         token = int(tokens)
         yield token
-        if token == stop_token:
+        if token in stop_tokens:
             return
 
 

@@ -11,7 +11,8 @@ from turbosparse.analysis.activity import mean, measure_activity, token_windows
 from turbosparse.analysis.parameters import activated_parameters
 from turbosparse.artifacts import Workspace
 from turbosparse.data.tokenizer import load_tokenizer
-from turbosparse.evaluation.harness import evaluate_model
+from turbosparse.evaluation.harness import HELD_BACK, evaluate_model
+from turbosparse.evaluation.local_tasks import read_documents
 from turbosparse.model.folder import load_model
 from turbosparse.progress import Listener
 from turbosparse.reports.plots import plot_sparsity
@@ -40,8 +41,9 @@ def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
 def _measure_sparsity(
     run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Path, folder: Path
 ) -> dict[str, Any]:
+    texts = [document.text for document in read_documents(corpus / HELD_BACK)]
     length, num_tokens = run.config.data.sequence_length, run.config.evaluate.num_sparsity_tokens
-    windows = token_windows(tokenizer, _held_back(corpus), length, num_tokens)
+    windows = token_windows(tokenizer, texts, length, num_tokens)
     layers = measure_activity(model, windows).layers()
     plot_sparsity(layers, folder / "sparsity.png")
     parameters = activated_parameters(model, layers)
@@ -51,8 +53,3 @@ def _measure_sparsity(
         "activated_parameters": asdict(parameters) | {"total": parameters.total},
         "layers": [asdict(layer) for layer in layers],
     }
-
-
-def _held_back(corpus: Path) -> list[str]:
-    lines = (corpus / "held_back.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)["text"] for line in lines]

@@ -1,22 +1,10 @@
 """The program that every training rank runs: `python -m turbosparse.train.worker job.json`."""
 
-import ctypes
-import os
 import signal
 import sys
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent(signal_number: int) -> None:
-    """Asks Linux to signal this process when its parent dies: no rank outlives its launcher."""
-    if sys.platform != "linux":
-        return
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal_number)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal_number)
+from turbosparse.processes import die_with_parent
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import signal
 import sys
 
-from turbosparse.train.worker import die_with_parent
+from turbosparse.processes import die_with_parent
 
 
 def main() -> None:

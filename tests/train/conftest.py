@@ -1,0 +1,84 @@
+"""A tiny model, corpus and set of conversations for training tests, made once per session."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from turbosparse.config import DataConfig, ModelConfig
+from turbosparse.data.conversations import Conversation, Turn
+from turbosparse.data.sft import build_instructions
+from turbosparse.data.shards import build_shards
+from turbosparse.data.tokenizer import load_tokenizer
+from turbosparse.model.convert import initial_model
+from turbosparse.model.folder import save_model
+from turbosparse.progress import ignore_progress
+
+SENTENCES = [
+    f"The {a} {b} sees {c} at noon."
+    for a in ("old", "red", "big")
+    for b in ("fox", "owl")
+    for c in "abcdefgh"
+]
+
+
+class Sentences:
+    """Corpora of two sources, made of short sentences."""
+
+    def documents(self, source: str) -> Iterator[str]:
+        for number in range(40):
+            yield (
+                " ".join(SENTENCES[(number + step) % len(SENTENCES)] for step in range(30))
+                + f" {source} {number}"
+            )
+
+    def digest(self, sources) -> str:
+        return "sentences"
+
+    def describe(self, sources) -> dict[str, str]:
+        return dict.fromkeys(sources, "sentences")
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    config = DataConfig(
+        corpora="local",
+        mixture={"wanjuan-cc": 75, "github-code": 25},
+        num_tokens=128 * 64,
+        sequence_length=64,
+        vocab_size=320,
+        num_held_back_documents=2,
+    )
+    build_shards(config, Sentences(), None, folder, ignore_progress)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def conversations(tmp_path_factory, corpus) -> Path:
+    folder = tmp_path_factory.mktemp("conversations")
+    rows = [
+        Conversation(
+            (Turn("user", f"What does number {n} see?"), Turn("assistant", SENTENCES[n % len(SENTENCES)]))
+        )
+        for n in range(120)
+    ]
+    build_instructions(rows, corpus / "tokenizer", 64, 100, 8, folder)
+    return folder
+
+
+@pytest.fixture(scope="session", params=["mistral", "mixtral"])
+def model_folder(request, tmp_path_factory, corpus) -> Path:
+    folder = tmp_path_factory.mktemp(request.param)
+    config = ModelConfig(
+        architecture=request.param,
+        hidden_size=32,
+        intermediate_size=64,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        context_length=64,
+        num_experts=4,
+    )
+    save_model(initial_model(config, load_tokenizer(corpus / "tokenizer"), "drelu"), folder)
+    return folder

@@ -1,0 +1,43 @@
+"""The history is whole even after kills."""
+
+import pytest
+
+from turbosparse.train.history import StepRecord, append_record, read_history, summarise
+from turbosparse.train.launch.protocol import Event, emit, parse
+
+
+def record(step: int, loss: float, zeros: float | None = None) -> StepRecord:
+    return StepRecord(
+        step, loss, tokens_per_second=10.0 * step, learning_rate=1e-3, zero_activation_ratio=zeros
+    )
+
+
+def test_steps_that_ran_again_count_once_and_cut_lines_not_at_all(tmp_path):
+    path = tmp_path / "history.jsonl"
+    for entry in (record(1, 5.0), record(2, 4.0), record(3, 3.5)):
+        append_record(path, entry)
+    with path.open("a") as file:
+        file.write('{"step": 4, "lo\n')
+    append_record(path, record(3, 3.0, zeros=0.5))
+    history = read_history(path)
+    assert [entry.loss for entry in history] == [5.0, 4.0, 3.0]
+    metrics = summarise(history, 3)
+    assert metrics == {
+        "first_loss": 5.0,
+        "last_loss": 3.0,
+        "tokens_per_second": 20.0,
+        "zero_activation_ratio": 0.5,
+    }
+
+
+def test_a_missing_step_is_no_summary(tmp_path):
+    with pytest.raises(AssertionError):
+        summarise([record(1, 5.0), record(3, 3.0, zeros=0.5)], 3)
+
+
+def test_events_cross_the_pipe_among_other_output(capsys):
+    emit("step", record(7, 2.5))
+    line = capsys.readouterr().out.strip()
+    assert parse(line) == Event("step", {**record(7, 2.5).__dict__})
+    assert parse("2026-01-01 some warning") is None
+    assert parse(line[:20]) is None
