@@ -48,6 +48,7 @@ def prefect_api(home: Path) -> Iterator[None]:
         _wait_until_healthy(server, url, log)
         os.environ["PREFECT_API_URL"] = url
         yield
+        _send_last_logs()
     finally:
         os.environ.pop("PREFECT_API_URL", None)
         _end(server)
@@ -62,6 +63,12 @@ def _wait_until_healthy(server: subprocess.Popen[bytes], url: str, log: Path) ->
         except httpx.TransportError:
             time.sleep(0.1)
     raise RuntimeError(f"Prefect's server did not start; its log: {log}")
+
+
+def _send_last_logs() -> None:
+    from prefect.logging.handlers import APILogHandler  # noqa: PLC0415 - after the environment is set
+
+    APILogHandler().flush()
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

@@ -6,9 +6,8 @@ import sys
 import time
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -220,21 +219,14 @@ def store_gc(root: RootOption = "./runs", as_json: JsonOption = False) -> None:
     _finish({"removed": removed}, as_json)
 
 
-def main() -> NoReturn:
+def main() -> None:
     """Runs the command line: 0 done, 2 bad input (nothing written), 1 anything else."""
     _quieten_libraries()
     try:
-        status = app(standalone_mode=False)
+        app()
     except TurboSparseError as error:
         print(f"error: {error}", file=sys.stderr)
-        status = 2
-    except click.ClickException as error:
-        error.show()
-        status = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
-        status = 130
-    sys.exit(status if isinstance(status, int) else 0)
+        sys.exit(2)
 
 
 def _placement(options: dict[str, Any]) -> Placement:
@@ -280,7 +272,7 @@ def _quieten_libraries() -> None:
     settings = {
         "TRANSFORMERS_VERBOSITY": "error",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "OMP_WAIT_POLICY": "PASSIVE",  # see turbosparse/train/launch/local.py
+        "GOMP_SPINCOUNT": "2000",  # see turbosparse/train/launch/local.py
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }

@@ -50,13 +50,13 @@ def test_a_dry_run_keeps_widths_and_the_warmup_fraction():
     assert dry.pretrain.batch_size_sequences * dry.data.sequence_length == 1024
     assert dry.finetune.num_steps <= 20
     fraction = true.pretrain.warmup_steps / true.pretrain.num_steps
-    assert dry.pretrain.warmup_steps == round(fraction * dry.pretrain.num_steps) == 4
+    assert dry.pretrain.warmup_steps == round(fraction * dry.pretrain.num_steps) == 3
 
 
 def test_overrides_apply_after_the_dry_run_block():
     config = resolve("300m", {"pretrain": {"num_steps": 7, "warmup_steps": 1}}, dry_run=True)
     assert config.pretrain.num_steps == 7
-    assert config.finetune.num_steps == 16
+    assert config.finetune.num_steps == 10
 
 
 def test_a_mixture_replaces_and_does_not_merge():

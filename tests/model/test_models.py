@@ -1,7 +1,10 @@
 """Our classes are transformers' own, plus an activation and predictors."""
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import relu
 from transformers import (
     AutoModelForCausalLM,
@@ -168,8 +171,6 @@ def test_activated_parameters_add_up_when_everything_is_active(source, tokens):
     ],
 )
 def test_other_architectures_are_refused_by_name(change, message, tmp_path):
-    import json
-
     SOURCES["llama"]().save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -196,8 +197,6 @@ def test_a_converted_model_is_not_converted_again(tmp_path):
 
 
 def test_missing_weights_are_named(tmp_path):
-    from safetensors.torch import load_file, save_file
-
     SOURCES["mistral"]().save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     tensors = load_file(path)

@@ -24,5 +24,5 @@ class Placement(Config):
     """Training processes on this machine (one per GPU where there are GPUs)."""
     device_batch_size_sequences: Annotated[int, Gt(0)] | None = None
     """Sequences per forward pass of one rank; none: the rank's whole share of the batch."""
-    checkpoint_interval_steps: Annotated[int, Gt(0)] = 25
-    """Steps between checkpoints for resuming."""
+    checkpoint_interval_steps: Annotated[int, Gt(0)] | None = None
+    """Steps between checkpoints for resuming; none: a twentieth of the run, but 10 to 250 steps."""

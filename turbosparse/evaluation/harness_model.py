@@ -44,6 +44,13 @@ class HarnessModel(HFLM):
         finally:
             self.add_bos_token = True
 
+    def _loglikelihood_tokens(self, requests: list[Any], **options: Any) -> list[tuple[float, bool]]:
+        """As the harness does it, without the bar that it draws for every batch of a rolling text."""
+        scored: list[tuple[float, bool]] = super()._loglikelihood_tokens(
+            requests, **{**options, "disable_tqdm": True}
+        )
+        return scored
+
     def _model_call(self, inps: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """Returns logits [batch, seq, vocab] for `inps` [batch, seq]."""
         logits = super()._model_call(inps, **kwargs)

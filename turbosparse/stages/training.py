@@ -51,7 +51,8 @@ def run_training(
         vocab_size=vocab_size,
         num_ranks=place.num_ranks,
         device_batch_size_sequences=place.device_batch_size_sequences or rank_batch,
-        checkpoint_interval_steps=place.checkpoint_interval_steps,
+        checkpoint_interval_steps=place.checkpoint_interval_steps
+        or min(max(10, recipe.num_steps // 20), 250),
     )
     launch(job, _as_progress(job, listener.on_progress), listener.on_log)
     copy_tokenizer(data_folder / "tokenizer", workspace.folder / "model")

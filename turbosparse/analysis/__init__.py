@@ -1,0 +1,1 @@
+"""What a model's activations say: sparsity, predictors' quality, activated parameters."""
