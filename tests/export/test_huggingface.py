@@ -1,5 +1,6 @@
 """An exported folder stands on its own."""
 
+import json
 import subprocess
 import sys
 
@@ -27,7 +28,7 @@ SHAPE = {
 }
 PROMPT = torch.tensor([1, 17, 42, 5])
 ELSEWHERE = """
-import sys
+import json, sys
 sys.modules["turbosparse"] = None  # as on a machine without it
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -36,8 +37,8 @@ tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 prompt = torch.tensor([[1, 17, 42, 5]])
 tokens = model.generate(prompt, attention_mask=torch.ones(1, 4), max_new_tokens=12, do_sample=False,
                         eos_token_id=None)
-print(tokens[0, 4:].tolist())
-print(tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False))
+chat = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
+print(json.dumps([tokens[0, 4:].tolist(), chat]))
 """
 
 
@@ -77,8 +78,8 @@ def test_the_same_tokens_here_and_where_turbosparse_is_not_installed(model, toke
         text=True,
         check=True,
     )
-    tokens, chat = found.stdout.split("\n", 1)
-    assert tokens == str(expected[0, 4:].tolist())
+    tokens, chat = json.loads(found.stdout.splitlines()[-1])
+    assert tokens == expected[0, 4:].tolist()
     assert "<|im_start|>user\nHi<|im_end|>" in chat
 
 
