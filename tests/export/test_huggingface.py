@@ -33,7 +33,7 @@ sys.modules["turbosparse"] = None  # as on a machine without it
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
 prompt = torch.tensor([[1, 17, 42, 5]])
 tokens = model.generate(prompt, attention_mask=torch.ones(1, 4), max_new_tokens=12, do_sample=False,
                         eos_token_id=None)

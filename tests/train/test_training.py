@@ -79,6 +79,18 @@ def test_predictors_train_the_same_on_two_ranks(model_folder, conversations, tmp
     assert weights["model.embed_tokens.weight"].shape[0] == 384
 
 
+@pytest.mark.slow
+def test_gradients_are_clipped_under_fsdp2(corpus, tmp_path, model_folder):
+    """Clipped to next to nothing they vanish in AdamW's epsilon: the model must stay where it was."""
+    if "mixtral" in str(model_folder):
+        pytest.skip("the same code; one architecture keeps the suite fast")
+    recipe = RECIPE.model_copy(update={"gradient_clip_norm": 1e-12, "weight_decay": 0.0})
+    _, weights = run(job(model_folder, corpus, tmp_path, recipe=recipe, num_ranks=2))
+    before = load_file(model_folder / "model.safetensors")
+    moved = max(float((weights[name] - before[name]).abs().max()) for name in before)
+    assert moved < 1e-4, "unclipped, eight steps of AdamW move weights by about 1e-2"
+
+
 def test_a_killed_run_resumes_and_ends_as_if_it_had_not_been(corpus, tmp_path, model_folder):
     if "mixtral" in str(model_folder):
         pytest.skip("the same code; one architecture keeps the suite fast")

@@ -41,8 +41,8 @@ class FolderCorpora:
 
     The mapping reads `file: source`, `file: [sources]`, `source: file` or `source: [files]`. A file
     of several sources is dealt out document by document. Without a mapping, words in the file
-    names say which category of sources has them. Sources that no file covers fall back to text
-    found on this machine.
+    names say which category of sources has them (web where none does). Sources that no file covers
+    fall back to text found on this machine.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -118,10 +118,10 @@ def _shares_in(folder: Path) -> dict[str, list[_Share]]:
 
 
 def _table_4_sources(stem: str) -> list[str]:
-    for category, words in CATEGORY_WORDS.items():
-        if any(word in stem.lower() for word in words):
-            return [name for name in TABLE_4_PERCENT if SOURCES[name].category == category]
-    return []
+    named = (category for category, words in CATEGORY_WORDS.items() if any(w in stem.lower() for w in words))
+    # A file whose name says nothing is taken for web text rather than left out unsaid.
+    category = next(named, "web")
+    return [name for name in TABLE_4_PERCENT if SOURCES[name].category == category]
 
 
 def _mapped(mapping: Path) -> list[tuple[str, str]]:
