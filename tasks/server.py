@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,36 +22,42 @@ SHUTDOWN_TIMEOUT_SECONDS = 10.0
 
 
 @contextmanager
-def prefect_api(home: Path) -> Iterator[None]:
+def prefect_api(home: Path) -> Iterator[Callable[[], None]]:
     """Sets PREFECT_API_URL inside the block: as it is, else to a server with its database in `home`.
+
+    Gives a function that waits until the API answers: the server takes 20 seconds to start, in which
+    the caller can do something useful.
 
     Raises:
         RuntimeError: The server did not start; its log lies in `home`.
     """
     if "PREFECT_API_URL" in os.environ:
-        yield
+        yield lambda: None
         return
     home.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PREFECT_HOME", str(home))
-    port = _free_port()
-    log = home / "server.log"
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "tasks.server", str(port)],
-            env=os.environ | {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+    port, log = _free_port(), home / "server.log"
     url = f"http://127.0.0.1:{port}/api"
+    server = _start(port, log)
+    os.environ["PREFECT_API_URL"] = url
     try:
-        _wait_until_healthy(server, url, log)
-        os.environ["PREFECT_API_URL"] = url
-        yield
+        yield lambda: _wait_until_healthy(server, url, log)
         _send_last_logs()
     finally:
         os.environ.pop("PREFECT_API_URL", None)
         _end(server)
+
+
+def _start(port: int, log: Path) -> subprocess.Popen[bytes]:
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tasks.server", str(port)],
+            env=environment | {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
 
 
 def _wait_until_healthy(server: subprocess.Popen[bytes], url: str, log: Path) -> None:

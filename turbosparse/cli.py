@@ -16,7 +16,7 @@ from rich.tree import Tree
 from turbosparse.artifacts import Store
 from turbosparse.config import Placement, read_overrides, validate
 from turbosparse.errors import DataError, TurboSparseError
-from turbosparse.stages import open_run
+from turbosparse.stages import open_run, preload
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 store_app = typer.Typer(no_args_is_help=True, help="What the artifact root holds.")
@@ -252,13 +252,17 @@ def _run_flow(
     as_json: bool,
 ) -> None:
     started = time.monotonic()
-    # Everything that can be wrong with the request is found here, before Prefect starts.
-    for note in open_run(preset, overrides, dry, placement).notes:
-        console.print(f"[yellow]changed to fit:[/yellow] {note}")
     from tasks.server import prefect_api  # noqa: PLC0415 - not every command needs Prefect
 
-    with prefect_api(_prefect_home(placement)):
+    # Everything that can be wrong with the request is found here, before Prefect starts.
+    request = open_run(preset, overrides, dry, placement)
+    for note in request.notes:
+        console.print(f"[yellow]changed to fit:[/yellow] {note}")
+    with prefect_api(_prefect_home(placement)) as wait_until_ready:
         flow = getattr(import_module(f"flows.{name}"), name)
+        if name == "pipeline":
+            preload(request)
+        wait_until_ready()
         outcome = flow(preset, overrides, dry, placement)
     results = outcome if isinstance(outcome, dict) else {name: outcome}
     stages = {stage: result.model_dump(exclude={"stage", "plots"}) for stage, result in results.items()}

@@ -9,17 +9,16 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from turbosparse.data.conversations import BrokenRow, Conversation, Turn, read_conversations
-from turbosparse.data.sft import (
+from turbosparse.data.chatml import (
     IGNORED_LABEL,
     Encoded,
     add_chat_template,
-    build_instructions,
     encode,
-    pack,
     padded_vocab_size,
     truncate,
 )
+from turbosparse.data.conversations import BrokenRow, Conversation, Turn, read_conversations
+from turbosparse.data.sft import build_instructions, pack
 from turbosparse.data.tokenizer import load_tokenizer, train_tokenizer
 from turbosparse.errors import DataError
 

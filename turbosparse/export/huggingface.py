@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from turbosparse.data.sft import TURN_END
+from turbosparse.data.chatml import TURN_END
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.errors import ArtifactError
 from turbosparse.model.folder import save_model

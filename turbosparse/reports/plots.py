@@ -44,7 +44,7 @@ def plot_mixture(wanted_ratio: dict[str, float], realised_ratio: dict[str, float
     _save(figure, path)
 
 
-def plot_history(history: list[StepRecord], path: Path) -> None:
+def plot_history(history: list[StepRecord], title: str, path: Path) -> None:
     """Draws a training run's loss and, where it was measured, its zero-activation ratio to a PNG."""
     figure, loss_axes = plt.subplots(figsize=(8, 4.5))
     steps = [record.step for record in history]
@@ -61,7 +61,7 @@ def plot_history(history: list[StepRecord], path: Path) -> None:
     ratio_axes.set_ylabel("zero activations, %")
     ratio_axes.set_ylim(0, 100)
     loss_axes.legend(handles=[loss_line, ratio_line], loc="upper right")
-    loss_axes.set_title("Training")
+    loss_axes.set_title(f"Training: {title}")
     _save(figure, path)
 
 

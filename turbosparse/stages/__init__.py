@@ -3,7 +3,7 @@
 This is what a flow's tasks call, and what a Python prompt can call without any server.
 """
 
-from turbosparse.stages.make import StageName, make
+from turbosparse.stages.make import StageName, make, preload
 from turbosparse.stages.run import Run, open_run
 
-__all__ = ["Run", "StageName", "make", "open_run"]
+__all__ = ["Run", "StageName", "make", "open_run", "preload"]

@@ -8,8 +8,8 @@ import torch
 
 from turbosparse.analysis.activity import mean, measure_activity
 from turbosparse.artifacts import Workspace
+from turbosparse.data.chatml import encode
 from turbosparse.data.conversations import read_conversations
-from turbosparse.data.sft import encode
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.model.folder import check_model_folder, load_model
 from turbosparse.progress import Listener

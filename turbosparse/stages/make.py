@@ -1,7 +1,9 @@
 """One stage of a run: found in the store, or built now."""
 
+from collections.abc import Iterable
 from importlib import import_module
-from typing import Any, Literal
+from types import ModuleType
+from typing import Any, Literal, get_args
 
 from turbosparse.artifacts import Artifact, Workspace
 from turbosparse.progress import Listener
@@ -23,10 +25,25 @@ def make(run: Run, stage: StageName, listener: Listener | None = None) -> Artifa
     """
 
     def build(workspace: Workspace) -> dict[str, Any]:
-        # torch, transformers and streaming take half a minute to import together: a stage's module
-        # is imported when there is something to build, never to find out that there is not.
-        module = import_module(f"turbosparse.stages.{stage}")
-        metrics: dict[str, Any] = module.build(run, workspace, listener or Listener())
+        metrics: dict[str, Any] = _module(stage).build(run, workspace, listener or Listener())
         return metrics
 
     return run.store.produce(getattr(Specs(run), stage), build)
+
+
+def preload(run: Run, stages: Iterable[StageName] = get_args(StageName)) -> None:
+    """Imports what the stages that are still to be built need.
+
+    For callers who wait for something else meanwhile, such as a server that starts.
+    """
+    specs = Specs(run)
+    uses_base = run.config.convert.source == "base"
+    for stage in stages:
+        if (stage != "base" or uses_base) and run.store.find(getattr(specs, stage)) is None:
+            _module(stage)
+
+
+def _module(stage: StageName) -> ModuleType:
+    # torch, transformers and streaming take half a minute to import together: a stage's module is
+    # imported when there is something to build, never to find out that there is not.
+    return import_module(f"turbosparse.stages.{stage}")

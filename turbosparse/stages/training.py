@@ -70,5 +70,5 @@ def _as_progress(job: TrainJob, on_progress: OnProgress) -> Callable[[Event], No
 def _collect(job: TrainJob, folder: Path) -> dict[str, Any]:
     history = read_history(job.history_path)
     shutil.copyfile(job.history_path, folder / "history.jsonl")
-    plot_history(history, folder / "history.png")
+    plot_history(history, job.name, folder / "history.png")
     return summarise(history, job.recipe.num_steps)
