@@ -1,6 +1,8 @@
 """What the commands on model folders do. Imported when one of them runs: transformers is slow."""
 
 import json
+import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -61,13 +63,15 @@ def evaluate_folder(
 
 
 def generate_text(model_folder: str, prompt: str, mode: Mode, num_tokens: int, chat: bool) -> None:
-    """Prints the continuation of a prompt as it is decoded."""
+    """Prints the continuation of a prompt as it is decoded, and the speed to standard error."""
     model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
-    ids = _prompt_ids(tokenizer, prompt, chat)
-    shown = ""
+    ids = torch.tensor(_prompt_ids(tokenizer, prompt, chat))
+    tokens: list[int] = []
+    shown, started = "", time.perf_counter()
     with decoding(model, mode):
-        tokens: list[int] = []
-        for token in stream_tokens(model, torch.tensor(ids), num_tokens, stop_tokens(tokenizer)):
+        for token in stream_tokens(model, ids, num_tokens, stop_tokens(tokenizer)):
+            # The first token is the prefill's: speed counts from there.
+            started = time.perf_counter() if not tokens else started
             tokens.append(token)
             # A character may span tokens: print what the whole decodes to, less what was printed.
             text = tokenizer.decode(tokens, skip_special_tokens=True)
@@ -75,6 +79,10 @@ def generate_text(model_folder: str, prompt: str, mode: Mode, num_tokens: int, c
                 print(text[len(shown) :], end="", flush=True)
                 shown = text
     print()
+    seconds = time.perf_counter() - started
+    if len(tokens) > 1:
+        speed = (len(tokens) - 1) / seconds
+        print(f"{len(tokens)} tokens, {speed:.1f} tokens/s after the first, {mode}", file=sys.stderr)
 
 
 def export_folder(model_folder: str, target: Path) -> dict[str, Any]:

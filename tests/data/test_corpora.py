@@ -255,8 +255,8 @@ def test_generated_and_broken_files_are_passed_over(tmp_path):
 
 
 def test_a_gated_source_without_a_token_stops_before_any_request(monkeypatch):
-    monkeypatch.setattr(hub_corpora, "get_token", lambda: None)
-    monkeypatch.setattr(hub_corpora, "HfApi", lambda: pytest.fail("asked the hub"))
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: pytest.fail("asked the hub"))
     with pytest.raises(DataError, match="hf auth login"):
         HubCorpora().digest(["pile-arxiv", "starcode-java"])
     with pytest.raises(DataError, match="starcoderdata"):
@@ -270,7 +270,7 @@ def test_an_unreachable_hub_is_a_clear_error(monkeypatch):
         def dataset_info(self, *_, **__):
             raise ConnectionError("no route")
 
-    monkeypatch.setattr(hub_corpora, "HfApi", Unreachable)
+    monkeypatch.setattr("huggingface_hub.HfApi", Unreachable)
     with pytest.raises(DataError, match=r"peS2o.*data\.corpora=local"):
         HubCorpora().digest(["dolma-pes2o"])
 

@@ -4,8 +4,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, get_token, hf_hub_download
-
 from turbosparse.data.documents import Claims, digest_of
 from turbosparse.data.sources import HubFiles, source_named
 from turbosparse.errors import DataError
@@ -51,6 +49,8 @@ class HubCorpora:
 
 
 def _readable(name: str) -> HubFiles:
+    from huggingface_hub import get_token  # noqa: PLC0415 - only the hub needs it
+
     hub = source_named(name).hub
     if hub is None:
         raise DataError(
@@ -70,6 +70,8 @@ def _readable(name: str) -> HubFiles:
 
 
 def _commit(hub: HubFiles) -> str:
+    from huggingface_hub import HfApi  # noqa: PLC0415 - only the hub needs it
+
     try:
         commit = HfApi().dataset_info(hub.dataset, revision=hub.branch, timeout=30).sha
     except Exception as error:  # whatever the HTTP client of the day raises
@@ -96,6 +98,7 @@ def _texts(source: str, hub: HubFiles, commit: str) -> Iterator[str]:
 
 def _rows(hub: HubFiles, commit: str) -> Iterator[dict[str, Any]]:
     from datasets import load_dataset  # noqa: PLC0415 - seconds to import, and only the hub needs it
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415
 
     if hub.url_list:
         lists = [
