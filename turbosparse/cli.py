@@ -16,7 +16,7 @@ from rich.tree import Tree
 from turbosparse.artifacts import Store
 from turbosparse.config import Placement, read_overrides, validate
 from turbosparse.errors import DataError, TurboSparseError
-from turbosparse.stages import open_run, preload
+from turbosparse.stages import open_run, preload, require_parents, stages_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 store_app = typer.Typer(no_args_is_help=True, help="What the artifact root holds.")
@@ -256,19 +256,20 @@ def _run_flow(
 
     # Everything that can be wrong with the request is found here, before Prefect starts.
     request = open_run(preset, overrides, dry, placement)
+    stages = stages_of(request, name)
+    require_parents(request, stages)
     for note in request.notes:
         console.print(f"[yellow]changed to fit:[/yellow] {note}")
     with prefect_api(_prefect_home(placement)) as wait_until_ready:
         flow = getattr(import_module(f"flows.{name}"), name)
-        if name == "pipeline":
-            preload(request)
+        preload(request, stages)
         wait_until_ready()
         outcome = flow(preset, overrides, dry, placement)
     results = outcome if isinstance(outcome, dict) else {name: outcome}
-    stages = {stage: result.model_dump(exclude={"stage", "plots"}) for stage, result in results.items()}
+    made = {stage: result.model_dump(exclude={"stage", "plots"}) for stage, result in results.items()}
     seconds = round(time.monotonic() - started, 3)
-    _print_stages(stages)
-    _finish({"preset": preset, "root": placement.root, "seconds": seconds, "stages": stages}, as_json)
+    _print_stages(made)
+    _finish({"preset": preset, "root": placement.root, "seconds": seconds, "stages": made}, as_json)
 
 
 def _quieten_libraries() -> None:

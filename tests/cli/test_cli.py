@@ -43,6 +43,13 @@ def test_bad_input_is_explained_with_status_2_and_nothing_written(arguments, wor
     assert not list(tmp_path.iterdir())
 
 
+def test_a_stage_without_its_parents_names_the_command_before_prefect_starts(tmp_path):
+    ended = turbosparse("run", "finetune", "--preset", "tiny", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "turbosparse run prepare --preset tiny" in ended.stderr
+    assert not list((tmp_path / "runs").iterdir())
+
+
 def test_help_and_validation_import_neither_torch_nor_prefect():
     code = "import sys, turbosparse.cli; print({'torch', 'transformers', 'prefect'} & set(sys.modules))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

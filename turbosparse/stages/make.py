@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from importlib import import_module
 from types import ModuleType
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from turbosparse.artifacts import Artifact, Workspace
 from turbosparse.progress import Listener
@@ -31,15 +31,28 @@ def make(run: Run, stage: StageName, listener: Listener | None = None) -> Artifa
     return run.store.produce(getattr(Specs(run), stage), build)
 
 
-def preload(run: Run, stages: Iterable[StageName] = get_args(StageName)) -> None:
+def stages_of(run: Run, flow: str) -> tuple[StageName, ...]:
+    """Returns the stages that a flow makes, in their order."""
+    base: tuple[StageName, ...] = ("base",) if run.config.convert.source == "base" else ()
+    flows: dict[str, tuple[StageName, ...]] = {
+        "prepare": ("prepare",),
+        "convert": (*base, "convert"),
+        "pretrain": ("pretrain",),
+        "finetune": ("instructions", "finetune"),
+        "evaluate": ("evaluate",),
+        "export": ("export",),
+    }
+    return flows[flow] if flow in flows else tuple(stage for stages in flows.values() for stage in stages)
+
+
+def preload(run: Run, stages: Iterable[StageName]) -> None:
     """Imports what the stages that are still to be built need.
 
     For callers who wait for something else meanwhile, such as a server that starts.
     """
     specs = Specs(run)
-    uses_base = run.config.convert.source == "base"
     for stage in stages:
-        if (stage != "base" or uses_base) and run.store.find(getattr(specs, stage)) is None:
+        if run.store.find(getattr(specs, stage)) is None:
             _module(stage)
 
 

@@ -3,6 +3,7 @@
 A stage's version is raised when its code changes what it makes from the same configuration.
 """
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -82,6 +83,19 @@ class Specs:
     def _optional(self, name: str) -> dict[str, str]:
         digest = getattr(self._run.inputs, name)
         return {name: digest} if digest is not None else {}
+
+
+def require_parents(run: Run, stages: Iterable[str]) -> None:
+    """Checks that everything is there that the stages do not make themselves.
+
+    Raises:
+        ArtifactError: A parent is missing; the message names the command that makes it.
+    """
+    specs = [getattr(Specs(run), stage) for stage in stages]
+    made = {spec.name for spec in specs}
+    for parent in (parent for spec in specs for parent in spec.parents.values()):
+        if parent.name not in made:
+            require(run, parent)
 
 
 def require(run: Run, spec: ArtifactSpec) -> Artifact:
