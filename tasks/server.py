@@ -42,8 +42,8 @@ def prefect_api(home: Path) -> Iterator[Callable[[], None]]:
     os.environ["PREFECT_API_URL"] = url
     try:
         yield lambda: _wait_until_healthy(server, url, log)
-        _send_last_logs()
     finally:
+        _send_last_logs()
         os.environ.pop("PREFECT_API_URL", None)
         _end(server)
 
@@ -72,6 +72,8 @@ def _wait_until_healthy(server: subprocess.Popen[bytes], url: str, log: Path) ->
 
 
 def _send_last_logs() -> None:
+    if "prefect" not in sys.modules:
+        return
     from prefect.logging.handlers import APILogHandler  # noqa: PLC0415 - after the environment is set
 
     APILogHandler().flush()
