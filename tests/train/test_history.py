@@ -30,6 +30,12 @@ def test_steps_that_ran_again_count_once_and_cut_lines_not_at_all(tmp_path):
     }
 
 
+def test_the_last_loss_is_the_mean_of_the_last_tenth():
+    history = [record(step, float(step), zeros=0.5) for step in range(1, 31)]
+    metrics = summarise(history, 30)
+    assert (metrics["first_loss"], metrics["last_loss"]) == (1.0, 29.0)
+
+
 def test_a_missing_step_is_no_summary(tmp_path):
     with pytest.raises(AssertionError):
         summarise([record(1, 5.0), record(3, 3.0, zeros=0.5)], 3)

@@ -70,7 +70,13 @@ def _training(stages: dict[str, Manifest]) -> str:
         rows.append(
             (kind, recipe["num_steps"], recipe["batch_size_sequences"], recipe["learning_rate"], losses)
         )
-    head = ("stage", "steps", "sequences per step", "peak learning rate", "loss per token, first → last step")
+    head = (
+        "stage",
+        "steps",
+        "sequences per step",
+        "peak learning rate",
+        "loss per token, first step → last tenth",
+    )
     return f"SwiGLU source: {stages['convert'].metrics['source']}.\n\n" + _table(head, rows)
 
 

@@ -43,13 +43,18 @@ def read_history(path: Path) -> list[StepRecord]:
 
 
 def summarise(history: list[StepRecord], num_steps: int) -> dict[str, float]:
-    """Returns the stage's metrics; every step must be in the history."""
+    """Returns the stage's metrics; every step must be in the history.
+
+    `last_loss` is the mean over the last tenth of the steps: with a few thousand tokens in a batch, a
+    single step's loss says more about its text than about the model.
+    """
     assert [record.step for record in history] == list(range(1, num_steps + 1))
     steady = sorted(record.tokens_per_second for record in history)
+    last = [record.loss for record in history[-max(1, num_steps // 10) :]]
     measured = [r.zero_activation_ratio for r in history if r.zero_activation_ratio is not None]
     return {
         "first_loss": history[0].loss,
-        "last_loss": history[-1].loss,
+        "last_loss": sum(last) / len(last),
         "tokens_per_second": steady[len(steady) // 2],
         "zero_activation_ratio": measured[-1],
     }
