@@ -1,10 +1,12 @@
 """The mixture's arithmetic: exact counts, and an order that is in proportion all along."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from turbosparse.config.data import TABLE_4_PERCENT
-from turbosparse.data.mixture import allot_sequences, interleave
+from turbosparse.data.mixture import allot_sequences, interleave, spread
 
 
 def worst_deviation(order: np.ndarray, counts: list[int]) -> float:
@@ -53,3 +55,11 @@ def test_every_prefix_of_random_mixtures_is_within_one_sequence():
 def test_empty_sources_and_empty_mixtures():
     assert interleave([0, 3, 0]).tolist() == [1, 1, 1]
     assert interleave([]).tolist() == []
+
+
+@pytest.mark.parametrize("num_sequences", [1, 2, 3, 10, 97, 1_000])
+def test_spread_visits_each_sequence_once_and_keeps_neighbours_apart(num_sequences):
+    order = spread(num_sequences)
+    assert sorted(order) == list(range(num_sequences))
+    if num_sequences >= 97:
+        assert min(abs(int(a) - int(b)) for a, b in pairwise(order)) > num_sequences // 4

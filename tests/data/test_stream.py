@@ -12,7 +12,7 @@ import pytest
 import torch
 from streaming import MDSWriter
 
-from turbosparse.data.mixture import interleave
+from turbosparse.data.mixture import interleave, spread
 from turbosparse.data.stream import MixtureDataset, open_mixture
 from turbosparse.errors import DataError
 
@@ -57,7 +57,8 @@ def order() -> list[tuple[int, int]]:
     turns = dict.fromkeys(range(len(WANTED)), 0)
     expected = []
     for source in interleave(list(WANTED.values())).tolist():
-        expected.append((source, turns[source] % ON_DISK[list(WANTED)[source]]))
+        on_disk = ON_DISK[list(WANTED)[source]]
+        expected.append((source, int(spread(on_disk)[turns[source] % on_disk])))
         turns[source] += 1
     return expected
 

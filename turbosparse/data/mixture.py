@@ -1,6 +1,7 @@
 """Pure arithmetic of the mixture: how many sequences from each source, and in which order."""
 
 import heapq
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -60,6 +61,20 @@ def interleave(counts: Sequence[int]) -> NDArray[np.int64]:
             release = _release(turn + 1, counts[source], total, slack)
             heapq.heappush(waiting, (release, source, turn + 1))
     return order
+
+
+def spread(num_sequences: int) -> NDArray[np.int64]:
+    """Orders a source's sequences so that neighbours on disk, cut from one document, lie far apart.
+
+    Drawn as they lie, a small batch holds one document's text, and its loss says how hard that is.
+
+    Returns:
+        Each of 0 … num_sequences - 1 once, [num_sequences], int64: steps of about the golden section.
+    """
+    stride = max(round(num_sequences * 0.618), 1)
+    while math.gcd(stride, num_sequences) != 1:
+        stride -= 1
+    return np.arange(num_sequences) * stride % num_sequences
 
 
 def _release(turn: int, count: int, total: int, slack: int) -> int:

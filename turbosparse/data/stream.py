@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from streaming import Stream, StreamingDataset
 
-from turbosparse.data.mixture import interleave
+from turbosparse.data.mixture import interleave, spread
 from turbosparse.data.pack import TOKENS
 from turbosparse.data.shards import MIXTURE_NAME, SHARDS_NAME
 from turbosparse.errors import DataError
@@ -55,7 +55,8 @@ class MixtureDataset(StreamingDataset):
         sources = interleave(self._counts)
         sample_ids = np.empty_like(sources)
         for source, count in enumerate(self._counts):
-            turns = np.arange(count) % self.samples_per_stream[source]
+            on_disk = int(self.samples_per_stream[source])
+            turns = spread(on_disk)[np.arange(count) % on_disk]
             sample_ids[sources == source] = self.sample_offset_per_stream[source] + turns
         return np.array([len(sample_ids)]), sample_ids
 
