@@ -171,6 +171,15 @@ def test_after_sigkill_the_next_attempt_starts_clean(store):
     assert [path.name for path in artifact.folder().parent.glob("attempt-*")] == [artifact.manifest.attempt]
 
 
+def test_collecting_garbage_spares_what_is_being_made(store):
+    def build(workspace: Workspace) -> dict:
+        write_shard(workspace)
+        assert Store(store.root).remove_unfinished() == []
+        return {}
+
+    assert (store.produce(spec(), build).folder() / "shards" / "0.mds").exists()
+
+
 def test_lineage_leads_back_to_the_corpora(store):
     corpus = spec()
     model = ArtifactSpec("pretrain", 1, {}, parents={"corpus": corpus})

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import ValidationError
 
@@ -158,7 +158,10 @@ class Store:
         return self._verified[manifest.name]
 
     def remove_unfinished(self) -> list[str]:
-        """Deletes attempts and state that no manifest commits. Returns what was deleted."""
+        """Deletes attempts and state that no manifest commits. Returns what was deleted.
+
+        What a stage on this machine is writing just now stays.
+        """
         removed = []
         for path in self._fs.glob(f"{self._base}/*/*/*"):
             name, last = "/".join(path.split("/")[-3:-1]), path.split("/")[-1]
@@ -166,6 +169,8 @@ class Store:
                 continue
             committed = self._fs.exists(self._path(name, MANIFEST))
             if committed and self._read_manifest(name).attempt == last:
+                continue
+            if self._is_being_made(name):
                 continue
             self._fs.rm(path, recursive=True)
             removed.append(f"{name}/{last}")
@@ -239,6 +244,15 @@ class Store:
         home.mkdir(parents=True, exist_ok=True)
         with FileLock(home / ".lock"):
             yield
+
+    def _is_being_made(self, name: str) -> bool:
+        if self.local_root is None:
+            return False
+        try:
+            with FileLock(self.local_root / name / ".lock", timeout=0):
+                return False
+        except Timeout:
+            return True
 
     def _local_folder(self, manifest: Manifest) -> Path:
         if self.local_root is not None:
