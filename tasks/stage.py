@@ -5,6 +5,7 @@ The artifact store alone decides reuse; a reused stage ends in a state named Reu
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from prefect import task
@@ -13,9 +14,9 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import BaseModel
 
+from tasks.groups import group_tasks, is_worth_retrying
 from tasks.progress import reporting
 from turbosparse.artifacts import Artifact
-from turbosparse.errors import TurboSparseError
 from turbosparse.stages import Run, StageName, make
 
 RETRY_DELAY_SECONDS = 10
@@ -49,12 +50,12 @@ def stage_task(stage: StageName, retries: int) -> Callable[[Run], StageResult]:
         persist_result=False,
         retries=retries,
         retry_delay_seconds=RETRY_DELAY_SECONDS,
-        retry_condition_fn=_is_worth_retrying,
+        retry_condition_fn=is_worth_retrying,
     )
     def run_stage(run: Run) -> StageResult | State[StageResult]:
         started = time.monotonic()
-        with reporting(stage) as listener:
-            artifact = make(run, stage, listener)
+        with reporting(stage) as listener, group_tasks(run.placement) as map_jobs:
+            artifact = make(replace(run, map_jobs=map_jobs), stage, listener)
         result = _result(stage, artifact, time.monotonic() - started)
         return Completed(name="Reused", message=result.uri, data=result) if artifact.reused else result
 
@@ -64,16 +65,6 @@ def stage_task(stage: StageName, retries: int) -> Callable[[Run], StageResult]:
         return result
 
     return call
-
-
-def _is_worth_retrying(task: Any, task_run: Any, state: State[Any]) -> bool:  # noqa: ARG001 - Prefect's form
-    try:
-        state.result()
-    except TurboSparseError:
-        return False
-    except Exception:
-        return True
-    return False
 
 
 def _result(stage: str, artifact: Artifact, seconds: float) -> StageResult:

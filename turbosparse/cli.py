@@ -10,17 +10,20 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.tree import Tree
 
-from turbosparse.artifacts import Store
+from turbosparse.artifacts import Artifact, Store
 from turbosparse.config import Placement, read_overrides, validate
 from turbosparse.errors import DataError, TurboSparseError
+from turbosparse.reproduce_cli import reproduce
 from turbosparse.stages import open_run, preload, require_parents, stages_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 store_app = typer.Typer(no_args_is_help=True, help="What the artifact root holds.")
 app.add_typer(store_app, name="store")
+app.command()(reproduce)
 console = Console(stderr=True)
 
 FlowName = Literal["prepare", "convert", "pretrain", "finetune", "evaluate", "export", "pipeline"]
@@ -28,7 +31,13 @@ FlowName = Literal["prepare", "convert", "pretrain", "finetune", "evaluate", "ex
 PresetOption = Annotated[str, typer.Option(help="tiny, tiny-moe, 300m, mistral-7b or mixtral-8x7b.")]
 RootOption = Annotated[str, typer.Option(help="Artifact root: a folder or an fsspec URI.")]
 SourceOption = Annotated[str | None, typer.Option(help="Hugging Face folder of the SwiGLU model.")]
-CorporaOption = Annotated[str | None, typer.Option(help="Folder of JSONL files with a text field.")]
+CorporaOption = Annotated[str | None, typer.Option(help="Folder or URI of JSONL or Parquet files.")]
+EvaluationDataOption = Annotated[
+    str | None, typer.Option(help="Folder of evaluation sets that the corpora must not contain.")
+]
+WorkersOption = Annotated[int, typer.Option("--num-workers", help="Groups of documents prepared at once.")]
+WorkerKindOption = Annotated[str, typer.Option("--workers", help="threads, processes or dask.")]
+DaskOption = Annotated[str | None, typer.Option(help="Address of a Dask scheduler; none: a local cluster.")]
 TokenizerOption = Annotated[str | None, typer.Option(help="Hugging Face tokenizer folder.")]
 InstructionsOption = Annotated[str | None, typer.Option(help="JSONL file or folder of instruction rows.")]
 RanksOption = Annotated[int, typer.Option(help="Training processes on this machine.")]
@@ -45,6 +54,10 @@ def dry_run(
     tokenizer: TokenizerOption = None,
     instructions: InstructionsOption = None,
     num_ranks: RanksOption = 1,
+    evaluation_data: EvaluationDataOption = None,
+    num_workers: WorkersOption = 1,
+    workers: WorkerKindOption = "processes",
+    dask_scheduler: DaskOption = None,
     assignments: SetOption = None,
     config: ConfigOption = None,
     root: RootOption = "./runs",
@@ -65,6 +78,10 @@ def run(
     tokenizer: TokenizerOption = None,
     instructions: InstructionsOption = None,
     num_ranks: RanksOption = 1,
+    evaluation_data: EvaluationDataOption = None,
+    num_workers: WorkersOption = 1,
+    workers: WorkerKindOption = "processes",
+    dask_scheduler: DaskOption = None,
     assignments: SetOption = None,
     config: ConfigOption = None,
     root: RootOption = "./runs",
@@ -92,20 +109,25 @@ def convert(
 
 @app.command()
 def sparsity(
-    model: Annotated[str, typer.Argument(help="Llama, Mistral, Mixtral or TurboSparse folder.")],
+    model: Annotated[str, typer.Argument(help="Llama, Mistral, Mixtral, Qwen-MoE, DeepSeek-V2/V3 folder.")],
     text: Annotated[Path, typer.Option(help="Text file, or JSONL with a text field.")],
     num_tokens: Annotated[int, typer.Option(min=2, help="Tokens to measure at the most.")] = 65_536,
+    plots: Annotated[Path | None, typer.Option(help="Folder for figures and activation counts.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure zero activations by layer and the parameters that a token activates."""
+    """Measure zero activations by layer and expert, and the parameters that a token activates."""
     from turbosparse.commands import measure_folder  # noqa: PLC0415 - transformers takes seconds
 
-    report = measure_folder(model, text, num_tokens)
-    table = Table("layer", "zero activations")
-    for layer, ratio in enumerate(report["layers"]):
-        table.add_row(str(layer), f"{ratio:.2%}")
-    table.add_row("mean", f"{report['zero_activation_ratio']:.2%}")
+    report = measure_folder(model, text, num_tokens, plots)
+    table = Table("layer", "zero", "near zero", "hot neurons")
+    rows = zip(report["layers"], report["near_zero_layers"], report["hot_neuron_layers"], strict=True)
+    for layer, (zero, near_zero, hot) in enumerate(rows):
+        table.add_row(str(layer), f"{zero:.2%}", f"{near_zero:.2%}", "–" if hot is None else f"{hot:.2%}")
+    zero, near_zero = report["zero_activation_ratio"], report["near_zero_activation_ratio"]
+    table.add_row("mean", f"{zero:.2%}", f"{near_zero:.2%}", "")
     console.print(table)
+    parameters = report["activated_parameters"]
+    console.print(", ".join(f"{name} {number:,}" for name, number in parameters.items()))
     _finish(report, as_json)
 
 
@@ -160,13 +182,34 @@ def export(
 def verify(
     uri: Annotated[str, typer.Argument(help="<root>/<kind>/<identity>.")], as_json: JsonOption = False
 ) -> None:
-    """Read every file of an artifact again and compare it with its digest."""
+    """Read an artifact again: every file against its digest, a corpus's shards sequence by sequence."""
     artifact = _open_artifact(uri)
     artifact.folder()
     num_bytes = sum(record.size_bytes for record in artifact.manifest.files.values())
     report = {"uri": artifact.uri, "num_files": len(artifact.manifest.files), "num_bytes": num_bytes}
     console.print(f"{report['num_files']} files, {num_bytes:,} bytes: as committed")
+    if artifact.manifest.kind == "prepare":
+        report |= _verify_corpus(artifact)
     _finish(report, as_json)
+
+
+def _verify_corpus(artifact: Artifact) -> dict[str, Any]:
+    from turbosparse.data.verify import verify_corpus  # noqa: PLC0415 - streaming takes seconds
+
+    with RichProgress(console=console) as bars:
+        bar = bars.add_task("token groups")
+        report = verify_corpus(
+            artifact.store,
+            artifact.manifest,
+            lambda done, total: bars.update(bar, completed=done, total=total),
+        )
+    columns = ("num_sequences", "num_tokens", "num_documents", "num_duplicate_sequences")
+    table = Table("source", "wanted", "drawn", *(name.removeprefix("num_") for name in columns), "sha256")
+    for source, row in report["sources"].items():
+        ratios = (f"{row['wanted_ratio']:.4%}", f"{row['drawn_ratio']:.4%}")
+        table.add_row(source, *ratios, *(f"{row[name]:,}" for name in columns), row["sha256"][:12])
+    console.print(table)
+    return report
 
 
 @app.command()
@@ -234,7 +277,7 @@ def _placement(options: dict[str, Any]) -> Placement:
     return validate(Placement, given, source="the command line")
 
 
-def _open_artifact(uri: str) -> Any:
+def _open_artifact(uri: str) -> Artifact:
     root, _, _ = uri.rstrip("/").rpartition("/")
     root, _, kind = root.rpartition("/")
     if not root or not kind:

@@ -1,5 +1,7 @@
 """Errors that a user can act on: each names the field, its value, what is expected and the remedy."""
 
+from typing import Any
+
 
 class TurboSparseError(ValueError):
     """Bad input. The command line prints the message and exits with status 2, nothing written."""
@@ -10,6 +12,10 @@ class TurboSparseError(ValueError):
         self.expected = expected
         self.remedy = remedy
         super().__init__(f"{field}: {_shown(value)}. Expected: {expected}. Remedy: {remedy}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Lets the error travel from a worker's process to this one."""
+        return type(self), (self.field, self.value, self.expected, self.remedy)
 
 
 class ConfigError(TurboSparseError):

@@ -17,8 +17,9 @@ from turbosparse.data.stream import MixtureDataset, open_mixture
 from turbosparse.errors import DataError
 
 LENGTH = 4
+BOS = 1
 WANTED = {"wanjuan-cc": 10, "redpajama-wiki": 4, "starcode-java": 0, "github-code": 2}
-ON_DISK = {"wanjuan-cc": 6, "redpajama-wiki": 4, "github-code": 1}
+ON_DISK = {"wanjuan-cc": 6, "redpajama-wiki": 4, "starcode-java": 2, "github-code": 1}
 RESUMED_AT = 8
 RANK_SCRIPT = """
 import json, sys
@@ -29,7 +30,8 @@ def epoch(dataset):
     return [row["input_ids"][:2].tolist() for row in dataset]
 
 folder, state, out = Path(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3])
-fresh, resumed = open_mixture(folder, 2), open_mixture(folder, 2)
+shards = str(folder / "tokens")
+fresh, resumed = open_mixture(folder, shards, 2), open_mixture(folder, shards, 2)
 resumed.load_state_dict(state)
 out.write_text(json.dumps([epoch(fresh), epoch(fresh), epoch(resumed), epoch(resumed)]))
 """
@@ -39,16 +41,27 @@ out.write_text(json.dumps([epoch(fresh), epoch(fresh), epoch(resumed), epoch(res
 def corpus(tmp_path_factory) -> Path:
     """A prepared corpus whose tokens say which source and which of its sequences they are."""
     folder = tmp_path_factory.mktemp("corpus")
+    shards = []
     for source, count in ON_DISK.items():
-        out = str(folder / "shards" / source)
+        out = folder / "tokens" / source
         # Small shards, so that a source has several.
-        with MDSWriter(out=out, columns={"tokens": "ndarray:uint16"}, size_limit=100) as writer:
+        columns = {"tokens": "ndarray:uint16"}
+        with MDSWriter(out=str(out), columns=columns, size_limit=100, hashes=["xxh64"]) as writer:
             for number in range(count):
-                tokens = np.array([list(WANTED).index(source), number, 0, 65_535], np.uint16)
+                tokens = np.array([list(WANTED).index(source), number, BOS, 65_535], np.uint16)
                 writer.write({"tokens": tokens})
-    mixture = {"sequence_length": LENGTH, "sequences": WANTED, "seed": 17}
+        for shard in json.loads((out / "index.json").read_text())["shards"]:
+            shard["raw_data"]["basename"] = f"{source}/{shard['raw_data']['basename']}"
+            shards.append(shard)
+    mixture = {"sequence_length": LENGTH, "sequences": WANTED, "on_disk": ON_DISK}
     (folder / "mixture.json").write_text(json.dumps(mixture))
+    np.save(folder / "order.npy", interleave(list(WANTED.values())).astype(np.uint8))
+    (folder / "index.json").write_text(json.dumps({"version": 2, "shards": shards}))
     return folder
+
+
+def opened(corpus: Path, device_batch_size: int, **options) -> MixtureDataset:
+    return open_mixture(corpus, str(corpus / "tokens"), device_batch_size, **options)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +87,7 @@ def drawn(dataset: MixtureDataset, limit: int | None = None) -> list[tuple[int, 
 
 @pytest.mark.parametrize("device_batch_size", [1, 4, 16])
 def test_one_rank_draws_the_interleaved_order_in_every_epoch(corpus, order, device_batch_size):
-    dataset = open_mixture(corpus, device_batch_size)
+    dataset = opened(corpus, device_batch_size)
     assert len(dataset) == 16
     assert [drawn(dataset), drawn(dataset)] == [order, order]
 
@@ -86,19 +99,34 @@ def test_the_order_repeats_small_sources_evenly(order):
 
 
 def test_a_sequence_is_a_long_tensor_of_its_tokens(corpus):
-    row = open_mixture(corpus, 1)[0]
+    row = opened(corpus, 1)[0]
     assert list(row) == ["input_ids"]
     assert row["input_ids"].dtype == torch.int64
-    assert row["input_ids"].tolist() == [0, 0, 0, 65_535]
+    assert row["input_ids"].tolist() == [0, 0, BOS, 65_535]
+
+
+def test_positions_start_again_at_each_document(corpus):
+    row = opened(corpus, 1, bos_token_id=BOS)[0]
+    assert row["position_ids"].tolist() == [0, 1, 0, 1]
+
+
+def test_shards_of_a_remote_root_come_when_they_are_drawn(corpus, order, tmp_path):
+    """A copy of the corpus whose shards lie behind a URI: one sequence fetches one shard."""
+    for name in ("mixture.json", "index.json", "order.npy"):
+        (tmp_path / name).write_bytes((corpus / name).read_bytes())
+    dataset = open_mixture(tmp_path, f"file://{corpus}/tokens", 1)
+    assert dataset[0]["input_ids"].tolist() == [0, 0, BOS, 65_535]
+    assert len(list((tmp_path / "shards-cache").rglob("*.mds"))) == 1
+    assert drawn(dataset) == order
 
 
 @pytest.mark.parametrize("num_drawn", [1, 6, 15])
 def test_a_resumed_rank_continues_where_it_stopped(corpus, order, num_drawn):
-    first = open_mixture(corpus, 1)
+    first = opened(corpus, 1)
     assert drawn(first) == order
     assert drawn(first, num_drawn) == order[:num_drawn]
     state = first.state_dict(num_drawn, from_beginning=True)
-    resumed = open_mixture(corpus, 1)
+    resumed = opened(corpus, 1)
     resumed.load_state_dict(json.loads(json.dumps(state)))
     assert drawn(resumed) == order[num_drawn:]
     assert drawn(resumed) == order
@@ -108,9 +136,7 @@ def test_a_resumed_rank_continues_where_it_stopped(corpus, order, num_drawn):
 def two_ranks(corpus, tmp_path_factory) -> list[list[list[list[int]]]]:
     """What two ranks draw, [rank][epoch][sample]: two fresh epochs, then two resumed ones."""
     tmp = tmp_path_factory.mktemp("ranks")
-    state = json.dumps(
-        open_mixture(corpus, 1).state_dict(0, True) | {"epoch": 0, "sample_in_epoch": RESUMED_AT}
-    )
+    state = json.dumps(opened(corpus, 1).state_dict(0, True) | {"epoch": 0, "sample_in_epoch": RESUMED_AT})
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -147,4 +173,4 @@ def test_two_resumed_ranks_continue_where_one_stopped(two_ranks, order):
 
 def test_a_folder_without_a_corpus_is_refused(tmp_path):
     with pytest.raises(DataError, match="prepare it first"):
-        open_mixture(tmp_path, 1)
+        opened(tmp_path, 1)

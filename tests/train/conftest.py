@@ -1,6 +1,5 @@
 """A tiny model, corpus and set of conversations for training tests, made once per session."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,11 +7,9 @@ import pytest
 from turbosparse.config import DataConfig, ModelConfig
 from turbosparse.data.conversations import Conversation, Turn
 from turbosparse.data.sft import build_instructions
-from turbosparse.data.shards import build_shards
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.model.convert import initial_model
 from turbosparse.model.folder import save_model
-from turbosparse.progress import ignore_progress
 
 SENTENCES = [
     f"The {a} {b} sees {c} at noon."
@@ -22,26 +19,15 @@ SENTENCES = [
 ]
 
 
-class Sentences:
-    """Corpora of two sources, made of short sentences."""
-
-    def documents(self, source: str) -> Iterator[str]:
-        for number in range(40):
-            yield (
-                " ".join(SENTENCES[(number + step) % len(SENTENCES)] for step in range(30))
-                + f" {source} {number}"
-            )
-
-    def digest(self, sources) -> str:
-        return "sentences"
-
-    def describe(self, sources) -> dict[str, str]:
-        return dict.fromkeys(sources, "sentences")
+def sentences(source: str) -> list[str]:
+    return [
+        " ".join(SENTENCES[(number + step) % len(SENTENCES)] for step in range(30)) + f" {source} {number}"
+        for number in range(40)
+    ]
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
+def corpus(make_corpus) -> Path:
     config = DataConfig(
         corpora="local",
         mixture={"wanjuan-cc": 75, "github-code": 25},
@@ -49,9 +35,10 @@ def corpus(tmp_path_factory) -> Path:
         sequence_length=64,
         vocab_size=320,
         num_held_back_documents=2,
+        near_duplicates=False,
     )
-    build_shards(config, Sentences(), None, folder, ignore_progress)
-    return folder
+    texts = {source: sentences(source) for source in config.mixture}
+    return make_corpus(config, texts).folder()
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ def job(model_folder: Path, data: Path, home: Path, **changes) -> TrainJob:
         "recipe": RECIPE,
         "model_folder": str(model_folder),
         "data_folder": str(data),
+        "shards": str(data.parents[2] / "tokens"),
         "output_folder": str(home / "model"),
         "state_folder": str(home / "state"),
         "num_ranks": 1,

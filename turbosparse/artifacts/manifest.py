@@ -90,6 +90,8 @@ class Manifest(Config):
     """The folder that holds this artifact's files."""
     seconds: Annotated[float, Field(ge=0)]
     """Time that making it took."""
+    components: tuple[NameBelowRoot, ...] = ()
+    """Artifacts whose files this one refers to: it can't be used without them."""
     files: dict[RelativePath, FileRecord]
     metrics: dict[str, Any]
     """What was measured while making it."""

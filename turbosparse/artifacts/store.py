@@ -36,6 +36,8 @@ class Workspace:
     """Becomes the artifact's files when the stage ends."""
     state: Path
     """Private to the stage, survives a crash, removed on commit: checkpoints to resume from."""
+    components: list[str] = field(default_factory=list)
+    """Receives `kind/identity` of the artifacts whose files the new one refers to."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,10 @@ class Store:
     def local_root(self) -> Path | None:
         """The root as a path, where it is on this machine's disk."""
         return Path(self._base) if isinstance(self._fs, LocalFileSystem) else None
+
+    def place(self, kind: str) -> str:
+        """Returns where artifacts of a kind lie: a path on this machine, else a URI."""
+        return f"{self.local_root or self.root}/{kind}"
 
     def check_writable(self) -> None:
         """Creates the root if it is missing.
@@ -147,6 +153,8 @@ class Store:
     def fetch(self, manifest: Manifest) -> Path:
         """Returns a local folder with the artifact's files, each digest checked once per process.
 
+        Components that lie on this machine are checked too; others are, as they are read.
+
         Raises:
             ArtifactError: A file is missing or corrupt.
         """
@@ -154,8 +162,30 @@ class Store:
             folder = self._local_folder(manifest)
             for path, record in manifest.files.items():
                 verify_file(folder / path, record)
+            if self.local_root is not None:
+                for name in manifest.components:
+                    self.fetch(self._read_manifest(name))
             self._verified[manifest.name] = folder
         return self._verified[manifest.name]
+
+    def file(self, manifest: Manifest, path: str) -> Path:
+        """Returns one file of an artifact on this machine, its digest checked.
+
+        Raises:
+            ArtifactError: It is missing or corrupt.
+        """
+        remote = self._path(manifest.name, manifest.attempt, path)
+        local = Path(remote)
+        if self.local_root is None:
+            folder = Path(tempfile.gettempdir()) / "turbosparse-files" / manifest.name / manifest.attempt
+            local = folder / path
+            if not local.exists():
+                local.parent.mkdir(parents=True, exist_ok=True)
+                with tempfile.NamedTemporaryFile(dir=local.parent, delete=False) as download:
+                    self._fs.get_file(remote, download.name)
+                Path(download.name).replace(local)
+        verify_file(local, manifest.files[path])
+        return local
 
     def remove_unfinished(self) -> list[str]:
         """Deletes attempts and state that no manifest commits. Returns what was deleted.
@@ -195,6 +225,7 @@ class Store:
                 created_at=datetime.now(UTC).isoformat(),
                 attempt=attempt,
                 seconds=round(time.monotonic() - started, 3),
+                components=tuple(workspace.components),
                 files=files,
                 metrics=metrics,
             )

@@ -8,7 +8,7 @@ from pydantic import model_validator
 from turbosparse.config.base import Config
 from turbosparse.errors import ConfigError
 
-Activation = Literal["drelu", "swiglu"]
+Activation = Literal["drelu", "reglu", "shifted-relu", "swiglu"]
 
 
 class ModelConfig(Config):

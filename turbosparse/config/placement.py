@@ -1,6 +1,6 @@
 """Where a run takes place. Nothing here takes part in an artifact's identity."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Gt
 
@@ -15,7 +15,10 @@ class Placement(Config):
     source: str | None = None
     """Hugging Face folder of the SwiGLU model to convert (for `convert.source: folder`)."""
     corpora: str | None = None
-    """Folder of JSONL files with a `text` field (for `data.corpora: folder`)."""
+    """Folder or fsspec URI of JSONL (plain, gzip, zstd) or Parquet files (for `data.corpora: folder`)."""
+    evaluation_data: str | None = None
+    """Folder of evaluation sets in the hub's own fields: what the corpora are decontaminated
+    against."""
     tokenizer: str | None = None
     """Hugging Face tokenizer folder; none: the source model's, else one is trained."""
     instructions: str | None = None
@@ -26,3 +29,9 @@ class Placement(Config):
     """Sequences per forward pass of one rank; none: the rank's whole share of the batch."""
     checkpoint_interval_steps: Annotated[int, Gt(0)] | None = None
     """Steps between checkpoints for resuming; none: a twentieth of the run, but 10 to 250 steps."""
+    num_workers: Annotated[int, Gt(0)] = 1
+    """Groups of documents that are prepared at the same time."""
+    workers: Literal["threads", "processes", "dask"] = "processes"
+    """What prepares them where there is more than one: threads, processes, or a Dask cluster."""
+    dask_scheduler: str | None = None
+    """Address of a running Dask scheduler; none: a cluster on this machine."""

@@ -30,6 +30,9 @@ class TrainConfig(Config):
     """AdamW's decoupled weight decay."""
     gradient_clip_norm: Annotated[float, Gt(0)] = 1.0
     """Gradients are scaled down to this norm where they exceed it."""
+    attend_within_documents: bool = False
+    """Whether a token sees only its own document's tokens in a packed sequence; the paper packs as
+    Mistral was trained, without such a mask."""
     router_aux_loss_ratio: Annotated[float, Ge(0)] = 0.02
     """Weight of Mixtral's load-balancing loss."""
     seed: Annotated[int, Ge(0)] = 17

@@ -1,23 +1,7 @@
-"""Documents as plain text: exact copies left out, long ones cut into passages."""
+"""Documents as plain text: digests, and long ones cut into passages."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
-
-
-class Claims:
-    """Which source each document went to, by a 16-byte fingerprint of its text."""
-
-    def __init__(self) -> None:
-        self._owners: dict[bytes, str] = {}
-
-    def first(self, source: str, texts: Iterable[str]) -> Iterator[str]:
-        """Yields each text once, unless it went to another source before."""
-        given: set[bytes] = set()
-        for text in texts:
-            key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-            if key not in given and self._owners.setdefault(key, source) == source:
-                given.add(key)
-                yield text
 
 
 def digest_of(lines: Iterable[str]) -> str:

@@ -1,21 +1,23 @@
-"""A user's own folder of JSONL files as corpora."""
+"""A folder of the user's own files as corpora."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from turbosparse.config.data import TABLE_4_PERCENT
-from turbosparse.data.documents import Claims, digest_of
+from turbosparse.data.documents import digest_of
 from turbosparse.data.local_corpora import LocalCorpora
+from turbosparse.data.reading import FORMATS, Problem, SourceFile, excerpt, format_of, read_texts
+from turbosparse.data.reading_folder import Folder, ListedFile, digest_content
 from turbosparse.data.sources import SOURCES, Category
 from turbosparse.errors import DataError
 
 MAPPING_NAME = "sources.yaml"
+DEFAULT_TEXT_FIELD = "text"
 # The first category with a word in the file's name has it.
 CATEGORY_WORDS: dict[Category, tuple[str, ...]] = {
     "math": ("math", "latex", "proof", "algebra"),
@@ -28,178 +30,212 @@ CATEGORY_WORDS: dict[Category, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class _Share:
-    """A file, and which of its documents a source has: number `turn` of every `of`."""
+class FolderFile:
+    """A file, and which of its documents the source has: number `turn` of every `of`."""
 
-    file: Path
-    turn: int
-    of: int
+    source: str
+    name: str
+    digest: str
+    uri: str
+    text_field: str
+    turn: int = 0
+    of: int = 1
 
-
-class FolderCorpora:
-    """`*.jsonl` files with a string `text` field, given to sources by `sources.yaml`.
-
-    The mapping reads `file: source`, `file: [sources]`, `source: file` or `source: [files]`. A file
-    of several sources is dealt out document by document. Without a mapping, words in the file
-    names say which category of sources has them (web where none does). Sources that no file covers
-    fall back to text found on this machine.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise DataError("corpora", str(folder), "an existing folder", "check the path")
-        self._folder = folder
-        self._shares = _shares_in(folder)
-        if not any(_has_text(file) for file in {s.file for shares in self._shares.values() for s in shares}):
-            raise DataError(
-                "corpora",
-                str(folder),
-                "*.jsonl files with a string `text` field, named or mapped so that a source has them",
-                f"add such files, and a {MAPPING_NAME} if their names do not say what they are",
-            )
-        self._local = LocalCorpora()
-        self._claims = Claims()
-
-    def documents(self, source: str) -> Iterator[str]:
-        """Yields the source's documents, files in order of their names.
-
-        Raises:
-            DataError: a line that is not a JSON object with a string `text` in UTF-8; the message
-                names file and line.
-        """
-        shares = self._shares.get(source)
-        if shares is None:
-            yield from self._claims.first(source, self._local.documents(source))
-            return
-        texts = (text for share in shares for text in _texts(share))
-        yield from self._claims.first(source, texts)
-
-    def digest(self, sources: Iterable[str]) -> str:
-        """Returns the sha256 of which files the sources have and of the files' bytes."""
-        asked = sorted(sources)
-        covered = {source: self._shares[source] for source in asked if source in self._shares}
-        files = sorted({share.file for shares in covered.values() for share in shares})
-        lines = [f"{file.name} {_sha256(file)}" for file in files]
-        lines += [
-            f"{source} {share.file.name} {share.turn}/{share.of}"
-            for source, shares in covered.items()
-            for share in shares
-        ]
-        uncovered = [source for source in asked if source not in covered]
-        return digest_of([*lines, self._local.digest(uncovered)] if uncovered else lines)
-
-    def describe(self, sources: Iterable[str]) -> dict[str, str]:
-        """Returns the files behind each source, or the stand-in where there are none."""
-        asked = list(sources)
-        stand_ins = self._local.describe(asked)
-        return {
-            source: ", ".join(_described(share) for share in self._shares[source])
-            if source in self._shares
-            else f"not covered by the folder; {stand_ins[source]}"
-            for source in asked
-        }
-
-
-def _shares_in(folder: Path) -> dict[str, list[_Share]]:
-    mapping = folder / MAPPING_NAME
-    if mapping.is_file():
-        pairs = set(_mapped(mapping))
-        by_file = {folder / file: [name for name in SOURCES if (file, name) in pairs] for file, _ in pairs}
-    else:
-        by_file = {file: _table_4_sources(file.stem) for file in folder.glob("*.jsonl")}
-    shares: dict[str, list[_Share]] = {}
-    for file, sources in sorted(by_file.items()):
-        for turn, source in enumerate(sources):
-            shares.setdefault(source, []).append(_Share(file, turn, len(sources)))
-        if not mapping.is_file() and "wanjuan-cc" in sources:
-            # No row of Table 4: it takes its place, so it doesn't share with the others.
-            shares.setdefault("fineweb", []).append(_Share(file, 0, 1))
-    return shares
-
-
-def _table_4_sources(stem: str) -> list[str]:
-    named = (category for category, words in CATEGORY_WORDS.items() if any(w in stem.lower() for w in words))
-    # A file whose name says nothing is taken for web text rather than left out unsaid.
-    category = next(named, "web")
-    return [name for name in TABLE_4_PERCENT if SOURCES[name].category == category]
-
-
-def _mapped(mapping: Path) -> list[tuple[str, str]]:
-    """Reads pairs of file name and source, whichever of the two the YAML is keyed by."""
-    try:
-        content: Any = yaml.safe_load(mapping.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(str(mapping), str(error), "valid YAML", "correct the file") from error
-    if not isinstance(content, dict):
-        raise DataError(
-            str(mapping), content, "`file: source` or `source: file` entries", "write one line per file"
-        )
-    pairs = []
-    for key, value in content.items():
-        for other in value if isinstance(value, list) else [value]:
-            pairs.append((str(other), str(key)) if key in SOURCES else (str(key), str(other)))
-    _check(mapping, pairs)
-    return pairs
-
-
-def _check(mapping: Path, pairs: list[tuple[str, str]]) -> None:
-    unknown = sorted({source for _, source in pairs if source not in SOURCES})
-    if unknown:
-        raise DataError(
-            str(mapping),
-            ", ".join(unknown),
-            f"sources among {', '.join(SOURCES)}",
-            "use these names in the mapping",
-        )
-    missing = sorted({file for file, _ in pairs if not (mapping.parent / file).is_file()})
-    if missing:
-        raise DataError(
-            str(mapping),
-            ", ".join(missing),
-            "files that lie beside the mapping",
-            "correct the names or add the files",
-        )
-
-
-def _texts(share: _Share) -> Iterator[str]:
-    number = 0
-    with share.file.open("rb") as lines:
-        for line_number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            if number % share.of == share.turn:
-                text = _text_of(line, share.file, line_number)
-                if text.strip():
+    def read(self, max_document_bytes: int) -> Iterator[str | Problem]:
+        """Yields the share's documents; the file's problems come with its first share only."""
+        number = 0
+        for text in read_texts(self.uri, self.text_field, max_document_bytes):
+            if isinstance(text, Problem):
+                if self.turn == 0:
                     yield text
+                continue
+            if number % self.of == self.turn:
+                yield text
             number += 1
 
 
-def _text_of(line: bytes, file: Path, line_number: int) -> str:
-    where = f"{file}, line {line_number}"
+@dataclass(frozen=True)
+class _Entry:
+    """A file of the folder, and the sources that share it."""
+
+    file: ListedFile
+    sources: tuple[str, ...]
+    text_field: str = DEFAULT_TEXT_FIELD
+
+
+class FolderCorpora:
+    """Files of JSON lines or Parquet, on disk or behind a URI, given to sources by `sources.yaml`.
+
+    The mapping reads `file: source`, `file: [sources]`, `source: file`, `source: [files]` or
+    `file: {sources: [sources], text_field: name}`. A file of several sources is dealt out document
+    by document. Without a mapping, words in the file names say which category of sources has them
+    (web where none does). A file with the bytes of an earlier one is left out. Sources that no file
+    covers fall back to text found on this machine.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        opened = Folder(str(folder))
+        mapping = opened.read(MAPPING_NAME)
+        self._entries = _named(opened) if mapping is None else _mapped(opened, mapping)
+        if not self._entries:
+            raise DataError(
+                "corpora",
+                str(folder),
+                f"files {', '.join('*' + suffix for suffix in FORMATS)}",
+                f"add such files, and a {MAPPING_NAME} if their names do not say what they are",
+            )
+        self._local = LocalCorpora()
+        self._covered = {source for entry in self._entries for source in entry.sources}
+
+    def files(self, source: str) -> list[SourceFile]:
+        """Returns the source's files in order of their names, or its stand-in where it has none.
+
+        Raises:
+            DataError: all of the source's files are copies of other files.
+        """
+        if source not in self._covered:
+            return self._local.files(source)
+        files = [file for file in self._shares if file.source == source]
+        if not files:
+            copies = ", ".join(problem.where for problem in self.problems([source]))
+            raise DataError(
+                f"corpora of {source}",
+                copies,
+                "a file that is no copy of another",
+                f"share the file in {MAPPING_NAME} with `file: [sources]`, or add other text",
+            )
+        return list(files)
+
+    def digest(self, sources: Iterable[str]) -> str:
+        """Returns the sha256 over the digests of the sources' files; where they lie has no part in it."""
+        asked = sorted(sources)
+        return digest_of(f"{source} {file.digest}" for source in asked for file in self.files(source))
+
+    def describe(self, sources: Iterable[str]) -> dict[str, str]:
+        """Returns the files behind each source, or the stand-in where there are none."""
+        return {
+            source: ", ".join(file.name for file in self.files(source))
+            if source in self._covered
+            else f"not covered by the folder; {self._local.describe([source])[source]}"
+            for source in sources
+        }
+
+    def substitutes(self, sources: Iterable[str]) -> dict[str, str]:
+        """Returns the stand-ins of the sources that no file covers."""
+        return self._local.substitutes(source for source in sources if source not in self._covered)
+
+    def problems(self, sources: Iterable[str]) -> list[Problem]:
+        """Returns the sources' files that are empty, and those left out as copies."""
+        asked = set(sources)
+        found = (self._problem(entry.file) for entry in self._entries if asked.intersection(entry.sources))
+        return list(dict.fromkeys(problem for problem in found if problem))
+
+    def _problem(self, file: ListedFile) -> Problem | None:
+        if file.num_bytes == 0:
+            return Problem("empty file", file.name, "")
+        if file.name in self._copies:
+            return Problem("duplicate file", file.name, excerpt(f"same bytes as {self._copies[file.name]}"))
+        return None
+
+    @cached_property
+    def _copies(self) -> dict[str, str]:
+        """Names of files that would give the documents of an earlier file, and that file's name."""
+        first: dict[str, str] = {}
+        for entry in self._entries:
+            if entry.file.num_bytes:
+                first.setdefault(_digest(entry), entry.file.name)
+        return {
+            entry.file.name: first[_digest(entry)]
+            for entry in self._entries
+            if first.get(_digest(entry), entry.file.name) != entry.file.name
+        }
+
+    @cached_property
+    def _shares(self) -> list[FolderFile]:
+        entries = [entry for entry in self._entries if entry.file.name not in self._copies]
+        return [share for entry in entries for share in _dealt(entry)]
+
+
+def _named(folder: Folder) -> list[_Entry]:
+    """Gives files to the sources of the category that their names say."""
+    entries = []
+    for name in folder.names():
+        file = folder.find(name)
+        assert file is not None
+        sources = _table_4_sources(name.removesuffix(format_of(name) or ""))
+        entries.append(_Entry(file, sources))
+        if "wanjuan-cc" in sources:
+            # No row of Table 4: it takes its place, so it doesn't share with the others.
+            entries.append(_Entry(file, ("fineweb",)))
+    return entries
+
+
+def _table_4_sources(stem: str) -> tuple[str, ...]:
+    named = (category for category, words in CATEGORY_WORDS.items() if any(w in stem.lower() for w in words))
+    # A file whose name says nothing is taken for web text rather than left out unsaid.
+    category = next(named, "web")
+    return tuple(name for name in TABLE_4_PERCENT if SOURCES[name].category == category)
+
+
+def _mapped(folder: Folder, content: bytes) -> list[_Entry]:
+    where = f"{folder.uri}/{MAPPING_NAME}"
+    sources_of, fields = _parsed(where, content)
+    named = {source for sources in sources_of.values() for source in sources}
+    _refuse(where, named - SOURCES.keys(), f"sources among {', '.join(SOURCES)}", "use these names")
+    unreadable = {name for name in sources_of if not format_of(name)}
+    _refuse(where, unreadable, f"files {', '.join('*' + suffix for suffix in FORMATS)}", "convert the files")
+    files = {name: folder.find(name) for name in sorted(sources_of)}
+    missing = {name for name, file in files.items() if file is None}
+    _refuse(where, missing, "files that lie beside the mapping", "correct the names or add the files")
+    return [
+        _Entry(file, tuple(s for s in SOURCES if s in sources_of[name]), fields.get(name, DEFAULT_TEXT_FIELD))
+        for name, file in files.items()
+        if file is not None
+    ]
+
+
+def _parsed(where: str, content: bytes) -> tuple[dict[str, set[str]], dict[str, str]]:
+    """Reads the sources and the text fields of files, whether the YAML is keyed by file or by source."""
     try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DataError(where, str(error), "UTF-8", "re-encode or remove the line") from error
-    except json.JSONDecodeError as error:
-        raise DataError(where, str(error), "one JSON object per line", "repair or remove the line") from error
-    text = row.get("text") if isinstance(row, dict) else None
-    if not isinstance(text, str):
+        tree: Any = yaml.safe_load(content.decode())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(where, str(error), "valid YAML", "correct the file") from error
+    if not isinstance(tree, dict):
+        raise DataError(where, tree, "`file: source` or `source: file` entries", "write one line per file")
+    sources_of: dict[str, set[str]] = {}
+    fields: dict[str, str] = {}
+    for key, value in tree.items():
+        others = value
+        if isinstance(value, dict):
+            others, fields[str(key)] = _detailed(where, str(key), value)
+        for other in others if isinstance(others, list) else [others]:
+            file, source = (other, key) if key in SOURCES else (key, other)
+            sources_of.setdefault(str(file), set()).add(str(source))
+    return sources_of, fields
+
+
+def _detailed(where: str, file: str, value: dict[Any, Any]) -> tuple[Any, str]:
+    field = value.get("text_field", DEFAULT_TEXT_FIELD)
+    if "sources" not in value or not value.keys() <= {"sources", "text_field"} or not isinstance(field, str):
         raise DataError(
-            where, row, "an object with a string `text` field", "rename the field or remove the line"
+            f"{where}: {file}", value, "`{sources: [names], text_field: name}`", "correct the entry's keys"
         )
-    return text
+    return value["sources"], field
 
 
-def _has_text(file: Path) -> bool:
-    return next(_texts(_Share(file, 0, 1)), None) is not None
+def _refuse(where: str, names: set[str], expected: str, remedy: str) -> None:
+    if names:
+        raise DataError(where, ", ".join(sorted(names)), expected, remedy)
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _dealt(entry: _Entry) -> Iterator[FolderFile]:
+    of = len(entry.sources)
+    for turn, source in enumerate(entry.sources):
+        name = entry.file.name if of == 1 else f"{entry.file.name} (document {turn + 1} of {of})"
+        digest = digest_of([_digest(entry), f"{turn}/{of}"])
+        yield FolderFile(source, name, digest, entry.file.uri, entry.text_field, turn, of)
 
 
-def _described(share: _Share) -> str:
-    return (
-        share.file.name if share.of == 1 else f"{share.file.name} (document {share.turn + 1} of {share.of})"
-    )
+def _digest(entry: _Entry) -> str:
+    """Returns the sha256 over what decides a file's documents; its place and its name do not."""
+    return digest_of([digest_content(entry.file), str(format_of(entry.file.name)), entry.text_field])

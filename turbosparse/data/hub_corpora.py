@@ -1,75 +1,198 @@
-"""The sources' own data sets on the Hugging Face hub, streamed."""
+"""The sources' own data sets on the Hugging Face hub, or what is chosen in place of those that are gone."""
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
 
-from turbosparse.data.documents import Claims, digest_of
-from turbosparse.data.sources import HubFiles, source_named
+from turbosparse.data.documents import digest_of
+from turbosparse.data.hub_files import HubFile
+from turbosparse.data.reading import Problem, SourceFile
+from turbosparse.data.sources import SOURCES, HubFiles, Source, source_named
 from turbosparse.errors import DataError
 
 _OFFLINE_REMEDY = "check the network and the data set's name, or use data.corpora=local or folder"
+_FOLDER_REMEDY = "or use data.corpora=folder with files of your own"
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What is read for a source."""
+
+    hub: HubFiles
+    is_gated: bool = False
+    substitute: str = ""
+    """What it is, and why, where it is not the source's own data set."""
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """Why nothing can be read for a source."""
+
+    expected: str
+    remedy: str
 
 
 class HubCorpora:
-    """Data sets read in streaming mode at a revision that was looked up once."""
+    """Data sets read file by file, at a revision that was looked up once."""
 
-    def __init__(self) -> None:
-        self._revisions: dict[tuple[str, str], str] = {}
-        self._claims = Claims()
+    def __init__(self, substitutes: Mapping[str, str] | Literal["recorded", "none"] = "recorded") -> None:
+        """Chooses what to read; asks the hub nothing.
 
-    def documents(self, source: str) -> Iterator[str]:
-        """Yields the source's documents as they arrive; nothing is kept on disk.
+        Args:
+            substitutes: the recorded ones, none, or for each source `recorded` or another source's name.
 
         Raises:
-            DataError: a gated source without a token, a source without a hub id, a hub that can't
-                be reached, or rows without the text field.
+            DataError: a substitute that does not exist.
         """
-        hub = _readable(source)
-        yield from self._claims.first(source, _texts(source, hub, self._revision(hub)))
+        self._default = substitutes if isinstance(substitutes, str) else "none"
+        self._named = {} if isinstance(substitutes, str) else dict(substitutes)
+        self._commits: dict[tuple[str, str], str] = {}
+        self._uris: dict[tuple[HubFiles, str], list[str]] = {}
+        for name, chosen in self._named.items():
+            _check_substitute(source_named(name), chosen)
+
+    def files(self, source: str) -> list[SourceFile]:
+        """Returns the source's files in an order that makes the first ones a fair sample.
+
+        Raises:
+            DataError: a gated source without a token, one that was withdrawn and has no chosen
+                substitute, a hub that can't be reached, or a data set without such files.
+        """
+        hub = self._chosen([source])[source].hub
+        commit = self._commit(hub)
+        return [HubFile(source, uri, hub, commit) for uri in self._listed(hub, commit)]
 
     def digest(self, sources: Iterable[str]) -> str:
-        """Returns the sha256 of the commits that the data sets are read at.
+        """Returns the sha256 over the digests of the sources' files.
 
         Raises:
-            DataError: as `documents`; every source is checked before the hub is asked anything.
+            DataError: as `files`; access to every source is checked before the hub is asked anything.
         """
-        by_source = {source: _readable(source) for source in sorted(sources)}
-        return digest_of(f"{source} {hub} {self._revision(hub)}" for source, hub in by_source.items())
+        asked = sorted(self._chosen(sources))
+        return digest_of(f"{source} {file.digest}" for source in asked for file in self.files(source))
 
     def describe(self, sources: Iterable[str]) -> dict[str, str]:
-        """Returns data set, files and, where one is used, what it substitutes."""
-        return {source: _described(_readable(source)) for source in sources}
+        """Returns each source's data set and files, and what they substitute.
 
-    def _revision(self, hub: HubFiles) -> str:
+        Raises:
+            DataError: as `files`, but nothing is asked of the hub.
+        """
+        return {
+            source: f"{_described(choice.hub)} ({choice.substitute})"
+            if choice.substitute
+            else _described(choice.hub)
+            for source, choice in self._chosen(sources).items()
+        }
+
+    def substitutes(self, sources: Iterable[str]) -> dict[str, str]:
+        """Returns the substitutes in use, each with what it replaces and why.
+
+        Raises:
+            DataError: as `describe`.
+        """
+        return {
+            source: f"{_described(choice.hub)} {choice.substitute}"
+            for source, choice in self._chosen(sources).items()
+            if choice.substitute
+        }
+
+    def problems(self, sources: Iterable[str]) -> list[Problem]:  # noqa: ARG002 - as all corpora
+        """Returns nothing: the hub's files are known by their rows only."""
+        return []
+
+    def _chosen(self, sources: Iterable[str]) -> dict[str, _Choice]:
+        choices: dict[str, _Choice] = {}
+        refusals: dict[str, _Refusal] = {}
+        for source in map(source_named, sources):
+            found = _with_token(_choose(source, self._named.get(source.name), self._default))
+            if isinstance(found, _Refusal):
+                refusals[source.name] = found
+            else:
+                choices[source.name] = found
+        if refusals:
+            raise DataError(
+                "data.mixture",
+                ", ".join(refusals),
+                "; ".join(f"for {name} {refusal.expected}" for name, refusal in refusals.items()),
+                "; ".join([*dict.fromkeys(refusal.remedy for refusal in refusals.values()), _FOLDER_REMEDY]),
+            )
+        return choices
+
+    def _commit(self, hub: HubFiles) -> str:
         key = (hub.dataset, hub.branch)
-        if key not in self._revisions:
-            self._revisions[key] = _commit(hub)
-        return self._revisions[key]
+        if key not in self._commits:
+            self._commits[key] = _look_up_commit(hub)
+        return self._commits[key]
+
+    def _listed(self, hub: HubFiles, commit: str) -> list[str]:
+        key = (hub, commit)
+        if key not in self._uris:
+            uris = _list_uris(hub, commit)
+            if not uris:
+                raise DataError(
+                    f"{hub.dataset} at {commit}",
+                    ", ".join(hub.data_files),
+                    "files of these names",
+                    f"the data set has changed: {_FOLDER_REMEDY.removeprefix('or ')}",
+                )
+            self._uris[key] = sorted(uris, key=_shuffled)
+        return self._uris[key]
 
 
-def _readable(name: str) -> HubFiles:
+def _check_substitute(source: Source, chosen: str) -> None:
+    found = source.substitute if chosen == "recorded" else source_named(chosen).hub
+    if found is None:
+        raise DataError(
+            f"data.substitutes.{source.name}",
+            chosen,
+            "`recorded` where the registry has a substitute, or a source that is on the hub",
+            f"name one of {', '.join(other.name for other in SOURCES.values() if other.hub)}",
+        )
+
+
+def _choose(source: Source, named: str | None, default: str) -> _Choice | _Refusal:
+    """Returns what is read for a source.
+
+    Args:
+        source: the registry's row.
+        named: what the user wants in its place, if anything.
+        default: `recorded` or `none`, for sources that are gone.
+    """
+    if named is None and source.hub is not None:
+        return _Choice(source.hub, source.access == "gated")
+    chosen = named or default
+    if chosen == "recorded" and source.substitute is not None:
+        why = f"instead of {source.paper_name}: {source.substitute.why}"
+        return _Choice(source.substitute.hub, substitute=why)
+    if chosen in SOURCES:
+        other = SOURCES[chosen]
+        assert other.hub is not None, "checked when the corpora were opened"
+        return _Choice(
+            other.hub, other.access == "gated", f"instead of {source.paper_name}: chosen by the user"
+        )
+    recorded = source.substitute.hub.dataset if source.substitute else "none"
+    return _Refusal(
+        f"a substitute, for it is not on the hub (recorded: {recorded})",
+        "choose the recorded substitutes with `--set data.substitutes=recorded`",
+    )
+
+
+def _with_token(choice: _Choice | _Refusal) -> _Choice | _Refusal:
+    """Returns the choice, refused if it needs a token and there is none."""
     from huggingface_hub import get_token  # noqa: PLC0415 - only the hub needs it
 
-    hub = source_named(name).hub
-    if hub is None:
-        raise DataError(
-            "source",
-            name,
-            "a source with a data set on the hub",
-            "take it out of data.mixture, or use data.corpora=folder with files of your own",
-        )
-    if hub.gated and get_token() is None:
-        raise DataError(
-            "source",
-            name,
-            f"a Hugging Face token of an account that accepted the terms of {hub.dataset}",
-            f"accept them at https://huggingface.co/datasets/{hub.dataset}, then run `hf auth login`",
-        )
-    return hub
+    if isinstance(choice, _Refusal) or not choice.is_gated or get_token() is not None:
+        return choice
+    dataset = choice.hub.dataset
+    return _Refusal(
+        f"a Hugging Face token of an account that accepted the terms of {dataset}",
+        f"accept them at https://huggingface.co/datasets/{dataset}, then run `hf auth login`",
+    )
 
 
-def _commit(hub: HubFiles) -> str:
+def _look_up_commit(hub: HubFiles) -> str:
     from huggingface_hub import HfApi  # noqa: PLC0415 - only the hub needs it
 
     try:
@@ -80,43 +203,27 @@ def _commit(hub: HubFiles) -> str:
     return commit
 
 
-def _texts(source: str, hub: HubFiles, commit: str) -> Iterator[str]:
-    for row in _rows(hub, commit):
-        if hub.filter_field and _value(row, hub.filter_field) not in hub.filter_values:
-            continue
-        text = row.get(hub.text_field)
-        if not isinstance(text, str):
-            raise DataError(
-                f"{source} ({hub.dataset} at {commit})",
-                sorted(row),
-                f"rows with a string `{hub.text_field}`",
-                "the data set has changed: give the source's text with data.corpora=folder",
-            )
-        if text.strip():
-            yield text
+def _list_uris(hub: HubFiles, commit: str) -> list[str]:
+    from huggingface_hub import HfFileSystem, hf_hub_download  # noqa: PLC0415
+
+    try:
+        if hub.url_list:
+            lists = [
+                hf_hub_download(hub.dataset, name, repo_type="dataset", revision=commit)
+                for name in hub.data_files
+            ]
+            return [url for path in lists for url in Path(path).read_text(encoding="utf-8").split()]
+        root = f"datasets/{hub.dataset}@{commit}"
+        found = [path for glob in hub.data_files for path in HfFileSystem().glob(f"{root}/{glob}")]
+        return [f"hf://{path}" for path in found]
+    except Exception as error:  # as above
+        raise DataError("hub data set", hub.dataset, "one that can be listed", _OFFLINE_REMEDY) from error
 
 
-def _rows(hub: HubFiles, commit: str) -> Iterator[dict[str, Any]]:
-    from datasets import load_dataset  # noqa: PLC0415 - seconds to import, and only the hub needs it
-    from huggingface_hub import hf_hub_download  # noqa: PLC0415
-
-    if hub.url_list:
-        lists = [
-            hf_hub_download(hub.dataset, f, repo_type="dataset", revision=commit) for f in hub.data_files
-        ]
-        files = [url for path in lists for url in Path(path).read_text(encoding="utf-8").split()]
-    else:
-        files = [f"hf://datasets/{hub.dataset}@{commit}/{glob}" for glob in hub.data_files]
-    yield from load_dataset(hub.builder, data_files=files, split="train", streaming=True)
-
-
-def _value(row: dict[str, Any], dotted: str) -> Any:
-    value: Any = row
-    for key in dotted.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
+def _shuffled(uri: str) -> tuple[str, str]:
+    """Sorts files as if they were shuffled, in the same way at every commit."""
+    return hashlib.sha256(PurePosixPath(uri).name.encode()).hexdigest(), uri
 
 
 def _described(hub: HubFiles) -> str:
-    files = f"{hub.dataset}: {', '.join(hub.data_files)}"
-    return f"{files} (instead of {hub.substitute_for})" if hub.substitute_for else files
+    return f"{hub.dataset}: {', '.join(hub.data_files)}"

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from turbosparse.data.documents import Claims, digest_of
+from turbosparse.data.documents import digest_of
 from turbosparse.data.installed_text import (
     STANDARD_LIBRARY,
     dependencies,
@@ -17,6 +17,7 @@ from turbosparse.data.installed_text import (
     long_description,
     written_text,
 )
+from turbosparse.data.reading import Problem, SourceFile, checked_text
 from turbosparse.data.sources import source_named
 
 PROJECT = "turbosparse"
@@ -84,30 +85,56 @@ STAND_INS: dict[str, tuple[Shelf, ...]] = {
 }
 
 
+@dataclass(frozen=True)
+class StandIn:
+    """Text on this machine in place of a source."""
+
+    source: str
+    name: str
+    digest: str
+
+    def read(self, max_document_bytes: int) -> Iterator[str | Problem]:
+        """Yields the stand-in's documents, in order of packages and paths."""
+        texts = (text for shelf in STAND_INS[self.name] for text in _up_to_limit(shelf))
+        for number, text in enumerate(texts, start=1):
+            yield checked_text(text, f"{self.name}, text {number}", max_document_bytes)
+
+
 class LocalCorpora:
     """The same text on every machine with the same Python and the same package versions."""
 
-    def __init__(self) -> None:
-        self._claims = Claims()
-
-    def documents(self, source: str) -> Iterator[str]:
-        """Yields the documents of the source's stand-in, in order of packages and paths."""
-        shelves = STAND_INS[source_named(source).stand_in]
-        return self._claims.first(source, (text for shelf in shelves for text in _up_to_limit(shelf)))
+    def files(self, source: str) -> list[SourceFile]:
+        """Returns the source's one stand-in."""
+        name = source_named(source).stand_in
+        return [StandIn(source, name, _digest(STAND_INS[name]))]
 
     def digest(self, sources: Iterable[str]) -> str:
-        """Returns the sha256 of Python's version and those of the packages that are read."""
-        shelves = [shelf for source in sources for shelf in STAND_INS[source_named(source).stand_in]]
-        names = {shelf.package for shelf in shelves}
-        found = [installed(name) for name in names - {EVERY_DEPENDENCY, STANDARD_LIBRARY}]
-        if EVERY_DEPENDENCY in names:
-            found += dependencies(PROJECT)
-        versions = {f"{package.name}=={package.version}" for package in found if package is not None}
-        return digest_of([f"python=={platform.python_version()}", *sorted(versions)])
+        """Returns the sha256 over the stand-ins and the versions of the packages that they read."""
+        asked = sorted(sources)
+        return digest_of(f"{source} {file.digest}" for source in asked for file in self.files(source))
 
     def describe(self, sources: Iterable[str]) -> dict[str, str]:
         """Returns each source's stand-in."""
         return {source: f"stand-in: {source_named(source).stand_in}" for source in sources}
+
+    def substitutes(self, sources: Iterable[str]) -> dict[str, str]:
+        """Returns each source's stand-in, and what it stands in for."""
+        asked = map(source_named, sources)
+        return {source.name: f"{source.stand_in} instead of {source.paper_name}" for source in asked}
+
+    def problems(self, sources: Iterable[str]) -> list[Problem]:  # noqa: ARG002 - as all corpora
+        """Returns nothing: there are no files of the user's here."""
+        return []
+
+
+def _digest(shelves: tuple[Shelf, ...]) -> str:
+    """Returns the sha256 of Python's version, the packages' versions and what is taken of them."""
+    names = {shelf.package for shelf in shelves}
+    found = [installed(name) for name in names - {EVERY_DEPENDENCY, STANDARD_LIBRARY}]
+    if EVERY_DEPENDENCY in names:
+        found += dependencies(PROJECT)
+    versions = {f"{package.name}=={package.version}" for package in found if package is not None}
+    return digest_of([f"python=={platform.python_version()}", *sorted(versions), *map(repr, shelves)])
 
 
 def _up_to_limit(shelf: Shelf) -> Iterator[str]:

@@ -7,6 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from turbosparse.config.data import DataConfig
+from turbosparse.errors import DataError
+
+SPREAD_SEQUENCES = 2**16
+
 
 def allot_sequences(mixture_percent: dict[str, float], num_sequences: int) -> dict[str, int]:
     """Divides sequences between sources by largest remainder, so that they sum exactly.
@@ -26,6 +31,49 @@ def allot_sequences(mixture_percent: dict[str, float], num_sequences: int) -> di
     for source in by_remainder[: num_sequences - sum(counts.values())]:
         counts[source] += 1
     return counts
+
+
+def fit_epoch(config: DataConfig, ratios: dict[str, float], on_disk: dict[str, int]) -> dict[str, int]:
+    """Returns how many sequences each source gives to an epoch, none repeated beyond the limit.
+
+    Args:
+        config: tokens wanted, the limit, and what to do where text runs short.
+        ratios: fraction of the tokens by source.
+        on_disk: sequences by source.
+
+    Raises:
+        DataError: a source's share needs more repetitions than allowed (`on_shortage: refuse`), or
+            has no whole sequence at all.
+    """
+    wanted = config.num_tokens // config.sequence_length
+    epoch = allot_sequences(ratios, wanted)
+    for source, count in epoch.items():
+        if count and not on_disk[source]:
+            raise DataError(
+                f"data.mixture.{source}",
+                "text for less than one sequence",
+                f"at least {config.sequence_length} tokens (data.sequence_length)",
+                f"give more text for {source}, shorten the sequences, or take it out of the mixture",
+            )
+    limit = {source: on_disk[source] * config.max_repetitions for source in ratios}
+    short = {source: limit[source] / count for source, count in epoch.items() if count > limit[source]}
+    if not short:
+        return epoch
+    scarcest = min(short, key=lambda source: short[source])
+    enough = int(wanted * short[scarcest])
+    if config.on_shortage == "refuse":
+        raise DataError(
+            f"data.mixture.{scarcest}",
+            f"text for {on_disk[scarcest]} sequences, share of {epoch[scarcest]}",
+            f"at most {config.max_repetitions:g} repetitions (data.max_repetitions)",
+            f"give more text for {scarcest}, lower data.num_tokens to about "
+            f"{enough * config.sequence_length}, set data.on_shortage=shrink, or raise the limit; "
+            "what is tokenized stays and is used again",
+        )
+    # Rounding may give a source one sequence more than its share.
+    while any(count > limit[source] for source, count in allot_sequences(ratios, enough).items()):
+        enough -= 1
+    return allot_sequences(ratios, enough)
 
 
 def interleave(counts: Sequence[int]) -> NDArray[np.int64]:
@@ -63,14 +111,22 @@ def interleave(counts: Sequence[int]) -> NDArray[np.int64]:
     return order
 
 
-def spread(num_sequences: int) -> NDArray[np.int64]:
+def spread(num_sequences: int, block_sequences: int = SPREAD_SEQUENCES) -> NDArray[np.int64]:
     """Orders a source's sequences so that neighbours on disk, cut from one document, lie far apart.
 
     Drawn as they lie, a small batch holds one document's text, and its loss says how hard that is.
+    Blocks follow each other, so that a node that streams its shards needs few of them at a time.
 
     Returns:
-        Each of 0 … num_sequences - 1 once, [num_sequences], int64: steps of about the golden section.
+        Each of 0 … num_sequences - 1 once, [num_sequences], int64: within each block, steps of about
+        the golden section.
     """
+    starts = range(0, num_sequences, block_sequences)
+    blocks = [start + _spread_block(min(block_sequences, num_sequences - start)) for start in starts]
+    return np.concatenate([np.empty(0, np.int64), *blocks])
+
+
+def _spread_block(num_sequences: int) -> NDArray[np.int64]:
     stride = max(round(num_sequences * 0.618), 1)
     while math.gcd(stride, num_sequences) != 1:
         stride -= 1

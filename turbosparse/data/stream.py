@@ -1,44 +1,103 @@
 """What training draws: the mixture's sequences in an order that holds its ratios all along."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from streaming import Stream, StreamingDataset
+from streaming.base.format import reader_from_json
+from streaming.base.format.base.reader import Reader
+from streaming.base.util import retry
 
-from turbosparse.data.mixture import interleave, spread
-from turbosparse.data.pack import TOKENS
-from turbosparse.data.shards import MIXTURE_NAME, SHARDS_NAME
+from turbosparse.data.layout import INDEX_NAME, MIXTURE_NAME, ORDER_NAME, SHARD_HASH, TOKENS
+from turbosparse.data.mixture import spread
 from turbosparse.errors import DataError
 
 
+class IndexedStream(Stream):
+    """Shards of many groups under one index that lies elsewhere than they do."""
+
+    def __init__(self, index: Path, shards: str, cache: Path, num_drawn: int) -> None:
+        """Opens shards in place, or at their first use where they are not on this machine.
+
+        Args:
+            index: MDS index with paths relative to `shards`.
+            shards: a local folder, or any fsspec URI.
+            cache: keeps what was downloaded.
+            num_drawn: samples per epoch.
+        """
+        self._index = index
+        self._origin = shards if "://" in shards else None
+        # To streaming the stream is local: it knows no fsspec, and would ask for S3's keys by other names.
+        super().__init__(
+            local=str(cache) if self._origin else shards, choose=num_drawn, validate_hash=SHARD_HASH
+        )
+
+    def get_shards(self, world: Any, allow_unsafe_types: bool) -> list[Reader]:  # noqa: ARG002 - streaming's form
+        """Returns a reader for each shard of the index, in its order."""
+        shards = json.loads(self._index.read_text(encoding="utf-8"))["shards"]
+        readers = [reader_from_json(self.local, self.split, shard) for shard in shards]
+        for reader in readers:
+            reader.validate(allow_unsafe_types)
+        return readers
+
+    def _download_file(self, from_basename: str, to_basename: str | None = None) -> str:
+        """Fetches a shard at its first use; it becomes visible only when it is whole."""
+        assert to_basename is None, "streaming renames only an index, which is here already"
+        target = Path(self.local) / from_basename
+        if self._origin is None:
+            raise DataError("shard", str(target), "a file", "check the corpus with turbosparse verify")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # fsspec's cached connections don't survive the loader's fork: each process has its own.
+        filesystem, root = fsspec.core.url_to_fs(self._origin, skip_instance_cache=True)
+        partial = target.with_suffix(f".{os.getpid()}")
+        retry(num_attempts=self.download_retry)(
+            lambda: filesystem.get_file(f"{root}/{from_basename}", str(partial))
+        )()
+        partial.replace(target)
+        return str(target)
+
+    def get_index_size(self) -> int:
+        """Returns the index's size in bytes, which streaming adds up for its cache limit."""
+        return self._index.stat().st_size
+
+
 class MixtureDataset(StreamingDataset):
-    """One stream per source, drawn in a fixed interleaving instead of at random.
+    """The sources drawn in a fixed interleaving instead of at random.
 
     Every prefix of the order is within one sequence of the mixture's ratios. A source that is
     smaller than its share starts over. One canonical node makes the order the same on any number
     of ranks: the ranks' batches of one step are together the next run of it.
     """
 
-    def __init__(self, shards: Path, sequences: dict[str, int], device_batch_size: int) -> None:
-        """Opens `shards/<source>/` of each source that has sequences.
+    def __init__(
+        self,
+        stream: IndexedStream,
+        order: NDArray[np.integer[Any]],
+        on_disk: list[int],
+        device_batch_size: int,
+        bos_token_id: int | None = None,
+    ) -> None:
+        """Opens the stream's shards.
 
         Args:
-            shards: folder with one MDS folder per source.
-            sequences: sequences per epoch by source.
+            stream: all sources' sequences, one source after the other.
+            order: number of the source at each position of an epoch (see `mixture.interleave`).
+            on_disk: sequences of the stream by source, in its order.
             device_batch_size: sequences per batch of one rank.
+            bos_token_id: what begins a document, where samples are to carry `position_ids` that
+                keep attention within documents.
         """
-        wanted = {source: count for source, count in sequences.items() if count}
-        self._counts = list(wanted.values())
-        super().__init__(
-            streams=[Stream(local=str(shards / source), choose=count) for source, count in wanted.items()],
-            batch_size=device_batch_size,
-            num_canonical_nodes=1,
-            shuffle=False,
-        )
+        self._order = order
+        self._on_disk = on_disk
+        self._bos_token_id = bos_token_id
+        super().__init__(streams=[stream], batch_size=device_batch_size, num_canonical_nodes=1, shuffle=False)
+        assert self.num_samples == sum(on_disk), "the index is not the mixture's"
 
     def resample_streams(
         self,
@@ -52,28 +111,37 @@ class MixtureDataset(StreamingDataset):
             [num_sequences]; both int64.
         """
         assert stream_id is None, "batching by stream would undo the interleaving"
-        sources = interleave(self._counts)
-        sample_ids = np.empty_like(sources)
-        for source, count in enumerate(self._counts):
-            on_disk = int(self.samples_per_stream[source])
-            turns = spread(on_disk)[np.arange(count) % on_disk]
-            sample_ids[sources == source] = self.sample_offset_per_stream[source] + turns
+        sample_ids = np.empty(len(self._order), np.int64)
+        offset = 0
+        for source, on_disk in enumerate(self._on_disk):
+            places = np.flatnonzero(self._order == source)
+            if len(places):
+                sample_ids[places] = offset + spread(on_disk)[np.arange(len(places)) % on_disk]
+            offset += on_disk
         return np.array([len(sample_ids)]), sample_ids
 
     def get_item(self, sample_id: int, retry: int = 7) -> dict[str, torch.Tensor]:
-        """Returns one sequence, `input_ids: [sequence_length]`, int64."""
+        """Returns one sequence, `input_ids: [sequence_length]`, int64, and `position_ids` if asked for."""
         sample: dict[str, Any] = super().get_item(sample_id, retry)
-        return {"input_ids": torch.from_numpy(sample[TOKENS].astype(np.int64))}
+        tokens = sample[TOKENS].astype(np.int64)
+        if self._bos_token_id is None:
+            return {"input_ids": torch.from_numpy(tokens)}
+        positions = document_positions(tokens, self._bos_token_id)
+        return {"input_ids": torch.from_numpy(tokens), "position_ids": torch.from_numpy(positions)}
 
 
-def open_mixture(folder: Path, device_batch_size: int) -> MixtureDataset:
-    """Opens what `build_shards` wrote to `folder`.
+def open_mixture(
+    folder: Path, shards: str, device_batch_size: int, bos_token_id: int | None = None
+) -> MixtureDataset:
+    """Opens what `build_corpus` wrote to `folder`.
 
     Every rank opens it, after `torch.distributed` is initialised.
 
     Args:
         folder: the prepared corpus.
+        shards: where its index's paths begin: `<root>/tokens`.
         device_batch_size: sequences per batch of one rank.
+        bos_token_id: see `MixtureDataset`.
 
     Raises:
         DataError: the folder holds no prepared corpus.
@@ -82,4 +150,19 @@ def open_mixture(folder: Path, device_batch_size: int) -> MixtureDataset:
     if not file.is_file():
         raise DataError("corpus", str(folder), f"a prepared corpus with {MIXTURE_NAME}", "prepare it first")
     mixture = json.loads(file.read_text(encoding="utf-8"))
-    return MixtureDataset(folder / SHARDS_NAME, mixture["sequences"], device_batch_size)
+    order = np.load(folder / ORDER_NAME, allow_pickle=False)
+    stream = IndexedStream(folder / INDEX_NAME, shards, folder / "shards-cache", len(order))
+    return MixtureDataset(stream, order, list(mixture["on_disk"].values()), device_batch_size, bos_token_id)
+
+
+def document_positions(tokens: NDArray[np.int64], bos_token_id: int) -> NDArray[np.int64]:
+    """Returns each token's position within its document's part of the sequence.
+
+    With these as `position_ids`, attention stays within documents.
+
+    Args:
+        tokens: [sequence_length].
+        bos_token_id: begins every document.
+    """
+    places = np.arange(len(tokens))
+    return places - np.maximum.accumulate(np.where(tokens == bos_token_id, places, 0))

@@ -51,7 +51,7 @@ def _data(prepare: Manifest) -> str:
             source,
             f"{prepare.config['mixture'][source]:.2f}",
             f"{100 * ratio:.2f}",
-            metrics["stand_ins"][source],
+            metrics["stands_behind"][source],
         )
         for source, ratio in metrics["token_ratio"].items()
     ]

@@ -7,8 +7,9 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from turbosparse.analysis.activity import mean, measure_activity, token_windows
+from turbosparse.analysis.activity import mean, measure_activity
 from turbosparse.analysis.parameters import activated_parameters
+from turbosparse.analysis.text import token_windows
 from turbosparse.artifacts import Workspace
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.evaluation.harness import HELD_BACK, evaluate_model
@@ -50,6 +51,6 @@ def _measure_sparsity(
     return {
         "zero_activation_ratio": mean(layers, "zero_activation_ratio"),
         "num_sparsity_tokens": sum(len(window) for window in windows),
-        "activated_parameters": asdict(parameters) | {"total": parameters.total},
+        "activated_parameters": parameters.as_json(),
         "layers": [asdict(layer) for layer in layers],
     }

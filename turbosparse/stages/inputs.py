@@ -7,7 +7,8 @@ from pathlib import Path
 
 from turbosparse.config import PipelineConfig, Placement
 from turbosparse.data.conversations import digest_of_rows
-from turbosparse.data.corpora import open_corpora
+from turbosparse.data.corpora import Corpora
+from turbosparse.data.decontaminate import evaluation_digest
 from turbosparse.data.local_instructions import local_digest
 from turbosparse.data.sources import source_named
 from turbosparse.errors import DataError
@@ -24,11 +25,13 @@ class Inputs:
     instructions: str
     tokenizer: str | None
     """None: a tokenizer is trained on the corpora."""
+    evaluation: str | None
+    """What the corpora are decontaminated against; None: nothing."""
     source: str | None
     """None: the model starts here."""
 
 
-def digest_inputs(config: PipelineConfig, placement: Placement) -> Inputs:
+def digest_inputs(config: PipelineConfig, placement: Placement, corpora: Corpora) -> Inputs:
     """Reads and digests what the placement points to.
 
     Raises:
@@ -36,7 +39,6 @@ def digest_inputs(config: PipelineConfig, placement: Placement) -> Inputs:
     """
     for name in config.data.mixture:
         source_named(name)
-    corpora = open_corpora(config.data.corpora, placement.corpora)
     tokenizer = tokenizer_folder(placement)
     return Inputs(
         corpora=corpora.digest(config.data.mixture),
@@ -44,6 +46,7 @@ def digest_inputs(config: PipelineConfig, placement: Placement) -> Inputs:
         if placement.instructions
         else local_digest(),
         tokenizer=_digest_folder(tokenizer, TOKENIZER_FILES) if tokenizer else None,
+        evaluation=evaluation_digest(config.data, placement.evaluation_data),
         source=_digest_folder(placement.source, MODEL_FILES) if placement.source else None,
     )
 

@@ -1,28 +1,37 @@
 """Corpora become a tokenizer, shards at Table 4's ratios, and held-back documents."""
 
+import json
 from typing import Any
 
 from turbosparse.artifacts import Workspace
-from turbosparse.data.corpora import open_corpora
-from turbosparse.data.shards import build_shards
+from turbosparse.data.corpus import CorpusInputs, build_corpus
+from turbosparse.data.layout import REPORT_NAME
+from turbosparse.data.tokenize import GivenTokenizer
 from turbosparse.progress import Listener
+from turbosparse.reports.corpus import corpus_markdown
 from turbosparse.reports.plots import plot_mixture
 from turbosparse.stages.inputs import tokenizer_folder
 from turbosparse.stages.run import Run
 
 
 def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
-    """Fills the workspace with tokenizer/, shards/, held_back.jsonl, mixture.json and mixture.png.
+    """Fills the workspace with tokenizer/, index.json, held_back.jsonl and the report with its plot.
 
     Raises:
         DataError: A source can't be read, or is too small for its share.
 
     Reference: Section 5 and Table 4 of the paper.
     """
-    data = run.config.data
-    corpora = open_corpora(data.corpora, run.placement.corpora)
-    tokenizer = tokenizer_folder(run.placement)
-    metrics = build_shards(data, corpora, tokenizer, workspace.folder, listener.on_progress)
+    data, place = run.config.data, run.placement
+    folder = tokenizer_folder(place)
+    inputs = CorpusInputs(
+        corpora=run.corpora,
+        tokenizer=GivenTokenizer(folder, run.inputs.tokenizer) if folder and run.inputs.tokenizer else None,
+        evaluation_data=place.evaluation_data,
+    )
+    metrics = build_corpus(data, inputs, run.store, workspace, run.map_jobs, listener.on_progress)
+    report = json.loads((workspace.folder / REPORT_NAME).read_text(encoding="utf-8"))
+    (workspace.folder / "report.md").write_text(corpus_markdown(report), encoding="utf-8")
     wanted = {source: percent / 100 for source, percent in data.mixture.items()}
     plot_mixture(wanted, metrics["token_ratio"], workspace.folder / "mixture.png")
     return metrics

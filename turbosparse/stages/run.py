@@ -8,8 +8,10 @@ from typing import Any
 
 from turbosparse.artifacts import Store
 from turbosparse.config import PipelineConfig, Placement, TrainConfig, resolve, validate
+from turbosparse.data.corpora import Corpora, open_corpora
 from turbosparse.errors import ConfigError
 from turbosparse.stages.inputs import Inputs, digest_inputs
+from turbosparse.workers import MapJobs, Processes, Threads, map_inline
 
 
 @dataclass(frozen=True)
@@ -19,10 +21,13 @@ class Run:
     preset: str
     config: PipelineConfig
     placement: Placement
+    corpora: Corpora
     inputs: Inputs
     store: Store
     notes: tuple[str, ...] = ()
     """What was changed to fit the inputs, for the user to see."""
+    map_jobs: MapJobs = map_inline
+    """Who does a stage's many coarse jobs."""
 
 
 def open_run(
@@ -40,10 +45,19 @@ def open_run(
     config, notes = _fit_inputs(resolve(preset, overrides, dry_run), place, dry_run)
     for name, recipe in _recipes(config).items():
         check_divides(name, recipe, place)
-    inputs = digest_inputs(config, place)
+    # Opened once: the hub's data sets are pinned by the instance that reads them.
+    corpora = open_corpora(config.data.corpora, place.corpora, config.data.substitutes)
+    inputs = digest_inputs(config, place, corpora)
     store = Store(place.root)
     store.check_writable()
-    return Run(preset, config, place, inputs, store, tuple(notes))
+    return Run(preset, config, place, corpora, inputs, store, tuple(notes), _workers(place))
+
+
+def _workers(placement: Placement) -> MapJobs:
+    # A Dask cluster belongs to whoever orchestrates the run: tasks/groups.py brings it.
+    if placement.num_workers == 1:
+        return map_inline
+    return (Threads if placement.workers == "threads" else Processes)(placement.num_workers)
 
 
 def check_divides(name: str, recipe: TrainConfig, placement: Placement) -> None:
@@ -77,6 +91,8 @@ def _fit_inputs(
     notes: list[str] = []
     if placement.corpora:
         tree["data"]["corpora"] = "folder"
+    if placement.evaluation_data:
+        tree["data"]["decontaminate"] = "folder"
     if placement.source:
         tree["convert"] |= {"source": "folder", "base": None}
         _fit_context(tree, Path(placement.source), dry_run, notes)

@@ -21,8 +21,9 @@ class Specs:
     @cached_property
     def prepare(self) -> ArtifactSpec:
         """Tokenizer, shards, held-back documents."""
-        inputs = {"corpora": self._run.inputs.corpora} | self._optional("tokenizer")
-        return ArtifactSpec("prepare", 1, self._run.config.data.model_dump(mode="json"), {}, inputs)
+        inputs = {"corpora": self._run.inputs.corpora}
+        inputs |= self._optional("tokenizer") | self._optional("evaluation")
+        return ArtifactSpec("prepare", 2, self._run.config.data.model_dump(mode="json"), {}, inputs)
 
     @cached_property
     def base(self) -> ArtifactSpec:

@@ -45,6 +45,7 @@ def run_training(
         recipe=TrainConfig(**recipe.model_dump(include=set(TrainConfig.model_fields))),
         model_folder=str(model_folder),
         data_folder=str(data_folder),
+        shards=run.store.place("tokens"),
         output_folder=str(workspace.folder / "model"),
         state_folder=str(workspace.state),
         predictor=recipe.predictor if isinstance(recipe, FinetuneConfig) else None,

@@ -19,6 +19,8 @@ class TrainJob(Config):
     """The model to start from."""
     data_folder: str
     """Shards of text (`base`, `pretrain`) or of conversations (`finetune`)."""
+    shards: str
+    """Where the paths of a corpus's index begin: a folder, or a URI that streaming downloads from."""
     output_folder: str
     """Receives the model and history.jsonl."""
     state_folder: str

@@ -32,7 +32,7 @@ def train(job: TrainJob) -> None:
     set_seed(job.recipe.seed)
     model = _prepare_model(job)
     module = CausalLMTraining(model, job.recipe.router_aux_loss_ratio, job.predictor)
-    dataset = _open_data(job)
+    dataset = _open_data(job, model.config.bos_token_id)
     trainer = _build_trainer(job, module, dataset)
     assert trainer.state.fsdp_enabled == (job.num_ranks > 1), "Composer fell back to DDP"
     trainer.fit()
@@ -49,9 +49,13 @@ def _prepare_model(job: TrainJob) -> PreTrainedModel:
     return model.train()
 
 
-def _open_data(job: TrainJob) -> StreamingDataset:
-    opener = open_instructions if job.name == "finetune" else open_mixture
-    return opener(Path(job.data_folder), job.rank_batch_size_sequences)
+def _open_data(job: TrainJob, bos_token_id: int) -> StreamingDataset:
+    folder, batch_size = Path(job.data_folder), job.rank_batch_size_sequences
+    if job.name == "finetune":
+        return open_instructions(folder, batch_size)
+    return open_mixture(
+        folder, job.shards, batch_size, bos_token_id if job.recipe.attend_within_documents else None
+    )
 
 
 def _build_trainer(job: TrainJob, module: CausalLMTraining, dataset: StreamingDataset) -> Trainer:

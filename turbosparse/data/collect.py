@@ -1,0 +1,182 @@
+"""Collects each source's documents, group by group, until there is text enough for its share."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import Any
+
+from turbosparse.artifacts import ArtifactSpec, Manifest, Store, Workspace
+from turbosparse.config.data import DataConfig
+from turbosparse.data.cleaning.contamination import Contamination
+from turbosparse.data.cleaning.minhash import MinHash
+from turbosparse.data.corpora import Corpora, SourceFile
+from turbosparse.data.groups import Cleaning, Rows, write_group
+from turbosparse.data.layout import NGRAMS_NAME
+from turbosparse.progress import OnProgress, Progress
+from turbosparse.workers import MapJobs
+
+DOCUMENTS_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Group:
+    """One group of a source's documents in the store."""
+
+    source: str
+    spec: ArtifactSpec
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class CollectJob:
+    """The next groups of one source file."""
+
+    root: str
+    config: DataConfig
+    file: SourceFile
+    first_part: int
+    num_parts: int
+    evaluation: ArtifactSpec | None
+    """What documents must not share words with."""
+
+
+@dataclass
+class _FileState:
+    file: SourceFile
+    num_parts: int = 0
+    is_finished: bool = False
+
+
+@dataclass
+class _SourceState:
+    wanted_bytes: float
+    files: list[_FileState]
+    groups: list[tuple[int, int, Group]] = field(default_factory=list)
+    """(part, number of the file, group)."""
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(group.manifest.metrics["num_bytes"] for _, _, group in self.groups)
+
+
+def collect_documents(
+    config: DataConfig,
+    sources: Mapping[str, float],
+    corpora: Corpora,
+    evaluation: ArtifactSpec | None,
+    store: Store,
+    map_jobs: MapJobs,
+    on_progress: OnProgress,
+) -> list[Group]:
+    """Returns the groups of every source, sources in their order, a source's files taken in turn.
+
+    Groups that are in the store already are not read again. A source ends when it has the text it
+    needs, or none is left; files are read side by side, so that each gives its beginning.
+
+    Args:
+        config: sizes and cleaning.
+        sources: fraction of the tokens by source.
+        corpora: where documents come from.
+        evaluation: the n-grams to decontaminate against, in the store.
+        store: receives the groups.
+        map_jobs: who does the work.
+        on_progress: hears of the text collected.
+
+    Raises:
+        DataError: a source can't be read.
+    """
+    budget = config.num_tokens * config.collected_bytes_per_token
+    states = {
+        source: _SourceState(budget * ratio, [_FileState(file) for file in corpora.files(source)])
+        for source, ratio in sources.items()
+    }
+    total = int(sum(state.wanted_bytes for state in states.values()))
+    while jobs := [job for state in states.values() for job in _next_jobs(state, config, store, evaluation)]:
+
+        def report(_: Any) -> None:
+            done = sum(min(state.num_bytes, int(state.wanted_bytes)) for state in states.values())
+            on_progress(Progress("collect", min(done, total), total, "bytes"))
+
+        found = map_jobs(collect_groups, jobs, report)
+        for job, manifests in zip(jobs, found, strict=True):
+            _take(states[job.file.source], job, manifests)
+    on_progress(Progress("collect", total, total, "bytes"))
+    return [group for state in states.values() for _, _, group in sorted(state.groups, key=lambda g: g[:2])]
+
+
+def collect_groups(job: CollectJob) -> list[Manifest]:
+    """Makes the groups of one job, or finds them in the store. Returns those up to the file's end."""
+    store, manifests, start = Store(job.root), list[Manifest](), 0
+    rows = Rows(iter(job.file.read(job.config.max_document_bytes)))
+    for part in range(job.first_part + job.num_parts):
+        made = store.produce(documents_spec(job, part), partial(_build, job, rows, start))
+        manifests.append(made.manifest)
+        start += made.manifest.metrics["num_rows"]
+        if made.manifest.metrics["is_last"]:
+            break
+    return manifests[job.first_part :]
+
+
+def documents_spec(job: CollectJob, part: int) -> ArtifactSpec:
+    """Returns what decides a group's content."""
+    config = job.config
+    tree = {
+        "near_duplicates": config.near_duplicates,
+        "quality": config.quality.model_dump(mode="json") if config.quality else None,
+        "max_document_bytes": config.max_document_bytes,
+        "group_bytes": config.group_bytes,
+        "part": part,
+    }
+    parents = {"evaluation": job.evaluation} if job.evaluation else {}
+    return ArtifactSpec("documents", DOCUMENTS_VERSION, tree, parents, {"file": job.file.digest})
+
+
+def _build(job: CollectJob, rows: Rows, start: int, workspace: Workspace) -> dict[str, Any]:
+    rows.advance_to(start)
+    found = write_group(rows, _cleaning(job), job.config.group_bytes, workspace.folder)
+    return {"source": job.file.source, "file": job.file.name, **found}
+
+
+def _cleaning(job: CollectJob) -> Cleaning:
+    return Cleaning(
+        quality=job.config.quality,
+        minhash=MinHash() if job.config.near_duplicates else None,
+        contamination=_contamination(job.root, job.evaluation.name) if job.evaluation else None,
+        strict=job.config.strict,
+    )
+
+
+@lru_cache(maxsize=1)
+def _contamination(root: str, name: str) -> Contamination:
+    store = Store(root)
+    return Contamination.load(store.file(store.load(name).manifest, NGRAMS_NAME))
+
+
+def _next_jobs(
+    state: _SourceState, config: DataConfig, store: Store, evaluation: ArtifactSpec | None
+) -> list[CollectJob]:
+    missing = state.wanted_bytes - state.num_bytes
+    unfinished = [file for file in state.files if not file.is_finished]
+    if missing <= 0 or not unfinished:
+        return []
+    num_parts = math.ceil(missing / config.group_bytes)
+    shares = [
+        num_parts // len(unfinished) + (number < num_parts % len(unfinished))
+        for number in range(len(unfinished))
+    ]
+    return [
+        CollectJob(store.root, config, file.file, file.num_parts, share, evaluation)
+        for file, share in zip(unfinished, shares, strict=True)
+        if share
+    ]
+
+
+def _take(state: _SourceState, job: CollectJob, manifests: list[Manifest]) -> None:
+    number = next(index for index, found in enumerate(state.files) if found.file == job.file)
+    file = state.files[number]
+    for part, manifest in enumerate(manifests, start=job.first_part):
+        group = Group(job.file.source, documents_spec(job, part), manifest)
+        state.groups.append((part, number, group))
+    file.num_parts += len(manifests)
+    file.is_finished = manifests[-1].metrics["is_last"]
