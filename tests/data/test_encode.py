@@ -166,6 +166,7 @@ def test_a_piece_across_a_space_is_not_cut(documents):
     merges = [("o", "f"), ("▁", "of"), ("▁", "t"), ("▁of", "▁t"), ("▁of▁t", "h")]
     tokenizer = _sentencepiece(merges)
     assert "▁of▁th" in tokenizer.tokenize("end of the text")
+    assert find_cuts(tokenizer.backend_tokenizer) is None
     _assert_equal(tokenizer, ["end of the text", *documents[:5]], engine="batched")
 
 
@@ -198,6 +199,12 @@ def test_what_words_would_encode_differently_is_left_to_the_tokenizer(sentencepi
     content = json.loads(sentencepiece.backend_tokenizer.to_str())
     change(content)
     assert find_cuts(Tokenizer.from_str(json.dumps(content))) is None
+
+
+def test_byte_level_text_that_is_normalized_first_is_left_to_the_tokenizer(byte_level):
+    content = json.loads(byte_level.backend_tokenizer.to_str())
+    tokenizer = Tokenizer.from_str(json.dumps(content | {"normalizer": {"type": "NFC"}}))
+    assert find_cuts(tokenizer) is None
 
 
 @pytest.mark.parametrize("model", ["unigram", "wordpiece"])

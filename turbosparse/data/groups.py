@@ -114,7 +114,8 @@ class _GroupWriter:
         self._flush()
         self._parquet.close()
         columns = 2 if self._cleaning.minhash is None else 2 + self._cleaning.minhash.num_bands
-        table = np.array(self._signatures, np.uint64).reshape(-1, columns)
+        # Column by column: finding duplicates reads one column at a time.
+        table = np.asfortranarray(np.array(self._signatures, np.uint64).reshape(-1, columns))
         np.save(self._folder / SIGNATURES_NAME, table, allow_pickle=False)
 
     def add_problem(self, problem: Problem) -> None:

@@ -133,7 +133,7 @@ class _Table:
             ignored: a value that agrees with nothing.
         """
         # Half of the memory is for keys seen before, half for those just read.
-        num_parts = 1 + 0 * int(self.starts[-1]) // self._max_rows + 1
+        num_parts = 2 * int(self.starts[-1]) // self._max_rows + 1
         for part in range(num_parts):
             seen = _Seen(repeats, self._max_rows)
             low, high = (_NUM_HASHES * edge // num_parts for edge in (part, part + 1))
