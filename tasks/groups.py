@@ -1,5 +1,6 @@
 """A stage's coarse jobs as Prefect tasks: on threads, processes or a Dask cluster."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -90,7 +91,9 @@ def _task_runner(placement: Placement) -> TaskRunner[Any]:
         return ThreadPoolTaskRunner(max_workers=placement.num_workers)
     if placement.workers == "processes":
         return ProcessPoolTaskRunner(
-            max_workers=placement.num_workers, initializer=die_with_parent, initargs=(signal.SIGKILL,)
+            max_workers=placement.num_workers,
+            initializer=die_with_parent,
+            initargs=(signal.SIGKILL, os.getpid()),
         )
     from prefect_dask import DaskTaskRunner  # noqa: PLC0415 - distributed takes seconds to import
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import fsspec
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -33,9 +34,14 @@ def stage_report(result: StageResult) -> str:
     rows = "\n".join(f"| {name} | {_shown(value)} |" for name, value in _scalars(result.metrics))
     plots = "\n".join(f"- [{uri.rsplit('/', 1)[-1]}]({uri})" for uri in result.plots)
     reused = " (reused)" if result.reused else ""
-    return f"# {result.stage}{reused}\n\n`{result.uri}`\n\n| metric | value |\n| --- | --- |\n{rows}\n" + (
-        f"\nPlots:\n\n{plots}\n" if plots else ""
-    )
+    table = f"# {result.stage}{reused}\n\n`{result.uri}`\n\n| metric | value |\n| --- | --- |\n{rows}\n"
+    own = "".join(f"\n{_read(uri)}" for uri in result.reports)
+    return table + own + (f"\nPlots:\n\n{plots}\n" if plots else "")
+
+
+def _read(uri: str) -> str:
+    with fsspec.open(uri, "rt", encoding="utf-8") as file:
+        return str(file.read())
 
 
 def _scalars(metrics: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

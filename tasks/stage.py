@@ -33,6 +33,8 @@ class StageResult(BaseModel):
     metrics: dict[str, Any]
     plots: list[str]
     """URIs of the artifact's PNG files."""
+    reports: list[str]
+    """URIs of its Markdown reports."""
 
 
 def stage_task(stage: StageName, retries: int) -> Callable[[Run], StageResult]:
@@ -77,4 +79,5 @@ def _result(stage: str, artifact: Artifact, seconds: float) -> StageResult:
         reused=artifact.reused,
         metrics=manifest.metrics,
         plots=[f"{folder}/{path}" for path in sorted(manifest.files) if path.endswith(".png")],
+        reports=[f"{folder}/{path}" for path in sorted(manifest.files) if path == "report.md"],
     )

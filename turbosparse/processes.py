@@ -11,11 +11,16 @@ PR_SET_PDEATHSIG = 1
 SECONDS_TO_END = 10.0
 
 
-def die_with_parent(signal_number: int) -> None:
-    """Asks Linux to signal this process when its parent dies, be it by SIGKILL."""
+def die_with_parent(signal_number: int, parent: int | None = None) -> None:
+    """Asks Linux to signal this process when its parent dies, be it by SIGKILL.
+
+    Args:
+        signal_number: the signal.
+        parent: the parent's process id, where this process has run for long before it asks.
+    """
     if sys.platform != "linux":
         return
-    parent = os.getppid()
+    parent = parent or os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal_number)
     # The parent may have died before the kernel was told.
     if os.getppid() != parent:

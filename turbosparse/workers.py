@@ -5,6 +5,7 @@ as a cluster's.
 """
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -71,7 +72,8 @@ class Processes:
             min(self.num_workers, max(len(jobs), 1)),
             mp_context=context,
             initializer=die_with_parent,
-            initargs=(signal.SIGKILL,),
+            # A spawned process imports for seconds before it gets to ask.
+            initargs=(signal.SIGKILL, os.getpid()),
         ) as executor:
             return _map_on(executor, function, jobs, on_done)
 

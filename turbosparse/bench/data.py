@@ -62,7 +62,8 @@ def measure_data(corpora: str | None, tokenizer_folder: str | None, num_bytes: i
         folder = Path(place)
         tokenizer = _tokenizer(documents, tokenizer_folder, folder / "tokenizer")
         groups = [
-            _group(documents, num_bytes // GROUPS, number, folder / f"group-{number}") for number in range(GROUPS)
+            _group(documents, num_bytes // GROUPS, number, folder / f"group-{number}")
+            for number in range(GROUPS)
         ]
         ratios, rates = _against_document_at_a_time(groups[0], tokenizer, folder)
         scaling = _scaling(groups, folder)
@@ -121,7 +122,9 @@ def _against_document_at_a_time(
             theirs.append(
                 _seconds(partial(document_at_a_time, group, tokenizer, folder / f"theirs-{repetition}"))
             )
-            ours.append(_seconds(partial(_tokenize, group, folder / "tokenizer", folder / f"ours-{repetition}")))
+            ours.append(
+                _seconds(partial(_tokenize, group, folder / "tokenizer", folder / f"ours-{repetition}"))
+            )
             ratios.append(theirs[-1] / ours[-1])
     num_bytes = sum(len(text.encode()) for _, text in read_group(group))
     return ratios, {
@@ -182,14 +185,17 @@ def _build(documents: list[str], num_bytes: int, folder: Path) -> tuple[Artifact
     spec = ArtifactSpec("prepare", 1, config.model_dump(mode="json"))
     with _peak_memory() as peaks:
         artifact = store.produce(
-            spec, lambda workspace: build_corpus(config, inputs, store, workspace, Processes(2), ignore_progress)
+            spec,
+            lambda workspace: build_corpus(config, inputs, store, workspace, Processes(2), ignore_progress),
         )
     return artifact, list(peaks.values())
 
 
 def _loader_tokens_per_second(artifact: Artifact) -> float:
     dataset = open_mixture(artifact.folder(), artifact.store.place("tokens"), LOADER_BATCH_SEQUENCES)
-    loader: Iterable[dict[str, torch.Tensor]] = StreamingDataLoader(dataset, batch_size=LOADER_BATCH_SEQUENCES)
+    loader: Iterable[dict[str, torch.Tensor]] = StreamingDataLoader(
+        dataset, batch_size=LOADER_BATCH_SEQUENCES
+    )
     batches = iter(loader)
     next(batches)
     started, num_tokens = time.perf_counter(), 0

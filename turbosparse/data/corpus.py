@@ -60,7 +60,8 @@ def build_corpus(
     Documents and tokens become artifacts of their own in `store`, group by group: an interrupted
     build goes on where it was, and changed ratios use the same tokens. The workspace gets
     `index.json` (all groups' shards, one MDS index relative to `<root>/tokens`), `mixture.json` (how
-    many sequences each source gives to an epoch), `order.npy` (which source is drawn when), `tokenizer/`, `held_back.jsonl` and `report.json`.
+    many sequences each source gives to an epoch), `order.npy` (which source is drawn when),
+    `tokenizer/`, `held_back.jsonl` and `report.json`.
 
     Args:
         config: sources, proportions, lengths, cleaning.

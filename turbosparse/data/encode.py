@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 MAX_WORDS = 2**18
-"""Distinct words remembered; one more empties the memory."""
+"""Distinct words remembered, about 35 MB; one more empties the memory."""
 MAX_WORD_CHARS = 64
 """Longer words, as in minified code, hardly ever return: they are encoded each time."""
 SLICE_CHARS = 2**18
@@ -66,8 +66,8 @@ class Cuts:
     def words(self) -> re.Pattern[str]:
         """Returns what matches one word after the other, and "" at the end of the text."""
         inner = f"[^{SPACES}{LETTERS}]*+"
-        # One letter-only word after at most one space is the common case, tried first: it makes the
-        # whole 1.6 times faster. The last alternative is for letters before, say, a combining mark.
+        # The first alternative is a special case of the second, tried first because it is the most
+        # frequent: 28 instead of 18 MB/s. The last one is for a letter before, say, a combining mark.
         return re.compile(
             rf"(?: ?[{LETTERS}]++| *+{inner}(?:(?! )[{SPACES}]++{inner})*+[{LETTERS}]*+)(?![^{self._class}])"
             rf"|[\s\S]+?(?:(?<=[^{SPACES}])(?= )|\Z)"

@@ -1,0 +1,1 @@
+"""Measurements of this project against what it would replace, side by side in one run."""

@@ -1,0 +1,36 @@
+"""The command line: `turbosparse --help`. The outermost layer."""
+
+import os
+import sys
+
+import typer
+
+from turbosparse.cli import artifacts, bench, models, pipeline
+from turbosparse.errors import TurboSparseError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+for module in (pipeline, models, artifacts, bench):
+    app.add_typer(module.app)
+
+
+def main() -> None:
+    """Runs the command line: 0 done, 2 bad input (nothing written), 1 anything else."""
+    _quieten_libraries()
+    try:
+        app()
+    except TurboSparseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _quieten_libraries() -> None:
+    """Sets what libraries read when they are first imported; whatever the user has set stays."""
+    settings = {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "GOMP_SPINCOUNT": "2000",  # see turbosparse/train/launch/local.py
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,33 @@
+"""`bench`: measured ratios, side by side in one run."""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from turbosparse.cli.common import CorporaOption, JsonOption, TokenizerOption, console, finish
+
+app = typer.Typer()
+bench_app = typer.Typer(no_args_is_help=True, help="Measured ratios, side by side in one run.")
+app.add_typer(bench_app, name="bench")
+
+
+@bench_app.command("data")
+def bench_data(
+    corpora: CorporaOption = None,
+    tokenizer: TokenizerOption = None,
+    megabytes: Annotated[int, typer.Option(min=1, help="Text to work on, in 10^6 bytes.")] = 64,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure tokenizing against the common way, its scaling and memory, and reading back."""
+    from turbosparse.bench.data import measure_data  # noqa: PLC0415 - torch takes seconds
+
+    _show(measure_data(corpora, tokenizer, megabytes * 1_000_000), as_json)
+
+
+def _show(report: dict[str, object], as_json: bool) -> None:
+    table = Table("measured", "value")
+    for name, value in report.items():
+        table.add_row(name, f"{value:,.4g}" if isinstance(value, float) else str(value))
+    console.print(table)
+    finish(report, as_json)

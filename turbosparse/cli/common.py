@@ -1,0 +1,32 @@
+"""What the commands share: options, the table's console, the JSON line at the end."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+console = Console(stderr=True)
+
+PresetOption = Annotated[str, typer.Option(help="tiny, tiny-moe, 300m, mistral-7b or mixtral-8x7b.")]
+RootOption = Annotated[str, typer.Option(help="Artifact root: a folder or an fsspec URI.")]
+SourceOption = Annotated[str | None, typer.Option(help="Hugging Face folder of the SwiGLU model.")]
+CorporaOption = Annotated[str | None, typer.Option(help="Folder or URI of JSONL or Parquet files.")]
+EvaluationDataOption = Annotated[
+    str | None, typer.Option(help="Folder of evaluation sets that the corpora must not contain.")
+]
+WorkersOption = Annotated[int, typer.Option("--num-workers", help="Groups of documents prepared at once.")]
+WorkerKindOption = Annotated[str, typer.Option("--workers", help="threads, processes or dask.")]
+DaskOption = Annotated[str | None, typer.Option(help="Address of a Dask scheduler; none: a local cluster.")]
+TokenizerOption = Annotated[str | None, typer.Option(help="Hugging Face tokenizer folder.")]
+InstructionsOption = Annotated[str | None, typer.Option(help="JSONL file or folder of instruction rows.")]
+RanksOption = Annotated[int, typer.Option(help="Training processes on this machine.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a field: a.b=c.")]
+ConfigOption = Annotated[str | None, typer.Option("--config", help="YAML file of overrides.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+
+
+def finish(report: dict[str, Any], as_json: bool) -> None:
+    """Prints the report as the last line of standard output, if it was asked for."""
+    if as_json:
+        print(json.dumps(report, separators=(",", ":"), allow_nan=False), flush=True)

@@ -1,0 +1,95 @@
+"""Commands on model folders."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from turbosparse.cli.common import JsonOption, console, finish
+
+app = typer.Typer()
+
+
+@app.command()
+def convert(
+    src: Annotated[str, typer.Argument(help="Hugging Face SwiGLU folder: Llama, Mistral or Mixtral.")],
+    dst: Annotated[str, typer.Argument(help="Folder to write; new or empty.")],
+    activation: Annotated[Literal["drelu", "swiglu"], typer.Option(help="Activation afterwards.")] = "drelu",
+    as_json: JsonOption = False,
+) -> None:
+    """Make a SwiGLU model dReLU; every weight stays bit for bit."""
+    from turbosparse.commands import convert_folder  # noqa: PLC0415 - transformers takes seconds
+
+    finish(convert_folder(src, Path(dst), activation), as_json)
+
+
+@app.command()
+def sparsity(
+    model: Annotated[str, typer.Argument(help="Llama, Mistral, Mixtral, Qwen-MoE, DeepSeek-V2/V3 folder.")],
+    text: Annotated[Path, typer.Option(help="Text file, or JSONL with a text field.")],
+    num_tokens: Annotated[int, typer.Option(min=2, help="Tokens to measure at the most.")] = 65_536,
+    plots: Annotated[Path | None, typer.Option(help="Folder for figures and activation counts.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure zero activations by layer and expert, and the parameters that a token activates."""
+    from turbosparse.commands import measure_folder  # noqa: PLC0415 - transformers takes seconds
+
+    report = measure_folder(model, text, num_tokens, plots)
+    table = Table("layer", "zero", "near zero", "hot neurons")
+    rows = zip(report["layers"], report["near_zero_layers"], report["hot_neuron_layers"], strict=True)
+    for layer, (zero, near_zero, hot) in enumerate(rows):
+        table.add_row(str(layer), f"{zero:.2%}", f"{near_zero:.2%}", "–" if hot is None else f"{hot:.2%}")
+    zero, near_zero = report["zero_activation_ratio"], report["near_zero_activation_ratio"]
+    table.add_row("mean", f"{zero:.2%}", f"{near_zero:.2%}", "")
+    console.print(table)
+    parameters = report["activated_parameters"]
+    console.print(", ".join(f"{name} {number:,}" for name, number in parameters.items()))
+    finish(report, as_json)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Llama, Mistral, Mixtral or TurboSparse folder.")],
+    tasks: Annotated[str, typer.Option(help="Comma-separated lm-evaluation-harness tasks.")],
+    data: Annotated[str | None, typer.Option(help="Folder with held_back.jsonl for the local tasks.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Items per task.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate a model with lm-evaluation-harness."""
+    from turbosparse.commands import evaluate_folder  # noqa: PLC0415 - transformers takes seconds
+
+    report = evaluate_folder(model, tasks.split(","), data, limit)
+    table = Table("task", "items", "metric", "value")
+    for task, metrics in report["results"].items():
+        for metric, value in metrics.items():
+            table.add_row(task, str(report["num_items"][task]), metric, f"{value:.4f}")
+    console.print(table)
+    finish(report, as_json)
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Argument(help="Model folder.")],
+    prompt: Annotated[str, typer.Option(help="Text to continue.")],
+    mode: Annotated[Literal["dense", "exact", "predicted"], typer.Option(help="How FFNs decode.")] = "dense",
+    num_tokens: Annotated[int, typer.Option(min=1, help="Tokens to decode at the most.")] = 64,
+    chat: Annotated[bool, typer.Option(help="Wrap the prompt in the chat template.")] = False,
+) -> None:
+    """Decode greedily after a prompt; text comes as it is decoded, speed goes to standard error."""
+    from turbosparse.commands import generate_text  # noqa: PLC0415 - transformers takes seconds
+
+    generate_text(model, prompt, mode, num_tokens, chat)
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="Model folder.")],
+    dst: Annotated[str, typer.Argument(help="Folder to write; new or empty.")],
+    format: Annotated[Literal["hf"], typer.Option(help="hf: Hugging Face.")] = "hf",  # noqa: ARG001
+    as_json: JsonOption = False,
+) -> None:
+    """Write a model folder for other engines, with its own modelling code."""
+    from turbosparse.commands import export_folder  # noqa: PLC0415 - transformers takes seconds
+
+    finish(export_folder(model, Path(dst)), as_json)
