@@ -1,16 +1,16 @@
 """What the commands on model folders do. Imported when one of them runs: transformers is slow."""
 
-import json
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from turbosparse.analysis.activity import mean, measure_activity, token_windows
-from turbosparse.analysis.parameters import activated_parameters
+from turbosparse.analysis.loading import load_for_analysis
+from turbosparse.analysis.report import report_analysis
+from turbosparse.analysis.statistics import AnalysisPlan, analyse
+from turbosparse.analysis.text import iterate_windows, read_texts
 from turbosparse.config import Activation
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.errors import DataError
@@ -27,26 +27,24 @@ def convert_folder(source: str, target: Path, activation: Activation) -> dict[st
     """Converts a model folder and, if it has one, carries its tokenizer along."""
     check_convertible(source)
     check_target(target)
-    model = convert_model(source, target, activation)
+    converted = convert_model(source, target, activation)
     copy_tokenizer(Path(source), target)
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    return {"model": str(target), "activation": activation, "num_parameters": num_parameters}
+    return {"model": str(target), "activation": activation, "num_parameters": converted.num_parameters}
 
 
-def measure_folder(model_folder: str, text: Path, num_tokens: int) -> dict[str, Any]:
-    """Measures zero activations by layer, predictors if there are any, and activated parameters."""
-    texts = _read_texts(text)
-    model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
+def measure_folder(model_folder: str, text: Path, num_tokens: int, plots: Path | None) -> dict[str, Any]:
+    """Measures what FFNs do by layer and expert, predictors if there are any, and activated parameters."""
+    texts = read_texts(text)
+    model, tokenizer = load_for_analysis(model_folder), load_tokenizer(model_folder)
     window = min(SPARSITY_WINDOW_TOKENS, model.config.max_position_embeddings)
-    windows = token_windows(tokenizer, texts, window, num_tokens)
-    layers = measure_activity(model, windows).layers()
-    parameters = activated_parameters(model, layers)
-    return {
-        "zero_activation_ratio": mean(layers, "zero_activation_ratio"),
-        "layers": [layer.zero_activation_ratio for layer in layers],
-        "activated_parameters": asdict(parameters) | {"total": parameters.total},
-        "num_tokens": sum(len(window) for window in windows),
-    }
+    windows = iterate_windows(tokenizer, texts, window, num_tokens)
+    analysis = analyse(model, windows, AnalysisPlan(with_histograms=plots is not None))
+    report = report_analysis(model, analysis)
+    if plots is not None:
+        from turbosparse.reports.activation_plots import write_analysis  # noqa: PLC0415 - matplotlib, slow
+
+        report["plots"] = [str(path) for path in write_analysis(analysis, plots)]
+    return report
 
 
 def evaluate_folder(
@@ -103,15 +101,3 @@ def _prompt_ids(tokenizer: Any, prompt: str, chat: bool) -> list[int]:
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     chat_ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return chat_ids
-
-
-def _read_texts(path: Path) -> list[str]:
-    try:
-        content = path.read_text(encoding="utf-8")
-        if path.suffix != ".jsonl":
-            return [content]
-        return [json.loads(line)["text"] for line in content.splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise DataError(
-            "--text", str(path), "a text file, or JSONL with a text field", f"check the file ({error!r})"
-        ) from error

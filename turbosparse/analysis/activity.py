@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from turbosparse.errors import DataError
+from turbosparse.analysis.taps import Expert, GatedActivations
 from turbosparse.model.observe import FFNActivations, observe
 
 
@@ -51,11 +51,11 @@ class FFNActivity:
 class ActivityCounter:
     """Observes FFNs and counts; memory does not grow with the text."""
 
-    def __init__(self, threshold: float) -> None:
-        self._threshold = threshold
-        self._counts: dict[tuple[int, int | None], Counts] = {}
+    def __init__(self, config: Any) -> None:
+        self._config = config
+        self._counts: dict[tuple[int, Expert], Counts] = {}
 
-    def __call__(self, activations: FFNActivations) -> None:
+    def __call__(self, activations: FFNActivations | GatedActivations) -> None:
         """Takes one FFN's activations [tokens, intermediate]."""
         key = (activations.layer, activations.expert)
         self._counts[key] = self._counts.get(key, Counts()).plus(self._count(activations))
@@ -69,16 +69,16 @@ class ActivityCounter:
 
     def experts(self) -> list[dict[str, Any]]:
         """Returns every expert's activity on the tokens routed to it; empty for dense models."""
-        keys = sorted((layer, expert) for layer, expert in self._counts if expert is not None)
+        keys = sorted((key for key in self._counts if key[1] is not None), key=expert_order)
         return [{"expert": key[1], **asdict(_activity(key[0], self._counts[key]))} for key in keys]
 
-    def _count(self, activations: FFNActivations) -> Counts:
+    def _count(self, activations: FFNActivations | GatedActivations) -> Counts:
         combined = activations.combined
         active = combined != 0
         counts = Counts(combined.numel(), int(active.sum()))
         if activations.predict is None:
             return counts
-        predicted = activations.predict() > self._threshold
+        predicted = activations.predict() > self._config.threshold_of(activations.layer)
         hits = int((predicted & active).sum())
         return replace(counts, predictions=active.numel(), predicted=int(predicted.sum()), hits=hits)
 
@@ -89,7 +89,7 @@ def measure_activity(model: PreTrainedModel, windows: Iterable[Tensor]) -> Activ
 
     Reference: Section 6.2 and Figure 6 of the paper.
     """
-    counter = ActivityCounter(model.config.predictor_threshold)
+    counter = ActivityCounter(model.config)
     device = next(model.parameters()).device
     with observe(model, counter):
         for window in windows:
@@ -97,26 +97,10 @@ def measure_activity(model: PreTrainedModel, windows: Iterable[Tensor]) -> Activ
     return counter
 
 
-def token_windows(
-    tokenizer: Any, texts: Iterable[str], window_tokens: int, num_tokens: int | None
-) -> list[Tensor]:
-    """Returns token ids of each text, BOS first, cut into windows, `num_tokens` in all at the most.
-
-    Raises:
-        DataError: The texts hold no token.
-    """
-    windows: list[Tensor] = []
-    left = num_tokens
-    for text in texts:
-        ids = [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
-        for window in torch.tensor(ids[:left]).split(window_tokens):
-            windows.append(window)
-        left = None if left is None else left - len(ids)
-        if left is not None and left <= 0:
-            break
-    if not sum(len(window) > 1 for window in windows):
-        raise DataError("text", f"{len(windows)} windows", "text of at least one token", "give another text")
-    return windows
+def expert_order(key: tuple[int, Expert]) -> tuple[int, int, int]:
+    """Sorts (layer, expert) by layer, routed experts by number, the shared expert last."""
+    layer, expert = key
+    return (layer, 0, expert) if isinstance(expert, int) else (layer, 1, 0)
 
 
 def mean(layers: list[FFNActivity], field: str) -> float:
