@@ -119,12 +119,10 @@ def _against_document_at_a_time(
     ratios, ours, theirs = [], [], []
     with _one_core():
         for repetition in range(REPETITIONS):
-            theirs.append(
-                _seconds(partial(document_at_a_time, group, tokenizer, folder / f"theirs-{repetition}"))
-            )
-            ours.append(
-                _seconds(partial(_tokenize, group, folder / "tokenizer", folder / f"ours-{repetition}"))
-            )
+            common = partial(document_at_a_time, group, tokenizer, folder / f"theirs-{repetition}")
+            theirs.append(_seconds(common))
+            # A new encoder each time: its memory of words is empty.
+            ours.append(_seconds(partial(_tokenize, group, tokenizer, folder / f"ours-{repetition}")))
             ratios.append(theirs[-1] / ours[-1])
     num_bytes = sum(len(text.encode()) for _, text in read_group(group))
     return ratios, {
@@ -133,15 +131,14 @@ def _against_document_at_a_time(
     }
 
 
-def _tokenize(group: Path, tokenizer: Path, folder: Path) -> None:
-    """Our way, its memory of words empty at the start."""
-    write_tokens(group, np.empty(0, np.int64), Encoder(load_tokenizer(tokenizer)), SEQUENCE_LENGTH, folder)
+def _tokenize(group: Path, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    write_tokens(group, np.empty(0, np.int64), Encoder(tokenizer), SEQUENCE_LENGTH, folder)
 
 
 def _scaling(groups: list[Path], folder: Path) -> float:
     """Speed of two processes over one, alternately, with processes that have imported everything."""
     ratios = []
-    with _pool(1) as one, _pool(2) as two:
+    with _pool(1, folder / "tokenizer") as one, _pool(2, folder / "tokenizer") as two:
         for repetition in range(2):
             alone = _seconds(partial(_tokenize_all, one, groups, folder / f"one-{repetition}"))
             together = _seconds(partial(_tokenize_all, two, groups, folder / f"two-{repetition}"))
@@ -149,21 +146,29 @@ def _scaling(groups: list[Path], folder: Path) -> float:
     return statistics.median(ratios)
 
 
-def _pool(num_workers: int) -> ProcessPoolExecutor:
-    pool = ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"))
-    # Each job waits a little, so that every worker takes one and starts up.
-    list(pool.map(time.sleep, [1.0] * num_workers))
-    list(pool.map(_import_everything, range(4 * num_workers)))
+def _pool(num_workers: int, tokenizer: Path) -> ProcessPoolExecutor:
+    """Returns processes that have imported everything and loaded the tokenizer."""
+    pool = ProcessPoolExecutor(
+        num_workers, mp_context=get_context("spawn"), initializer=_load, initargs=(tokenizer,)
+    )
+    # Each job waits, so that every worker starts up to take one.
+    list(pool.map(time.sleep, [2.0] * num_workers))
     return pool
 
 
-def _import_everything(_: int) -> None:
-    time.sleep(0.5)
+_loaded: list[PreTrainedTokenizerFast] = []
+
+
+def _load(tokenizer: Path) -> None:
+    _loaded.append(load_tokenizer(tokenizer))
+
+
+def _tokenize_here(group: Path, folder: Path) -> None:
+    _tokenize(group, _loaded[0], folder)
 
 
 def _tokenize_all(pool: ProcessPoolExecutor, groups: list[Path], folder: Path) -> None:
-    tokenizer = groups[0].parent / "tokenizer"
-    jobs = [pool.submit(_tokenize, group, tokenizer, folder / group.name) for group in groups]
+    jobs = [pool.submit(_tokenize_here, group, folder / group.name) for group in groups]
     for job in jobs:
         job.result()
 

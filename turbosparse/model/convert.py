@@ -1,5 +1,7 @@
 """From SwiGLU to dReLU, and from a configuration to initial weights."""
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,36 +11,56 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from turbosparse.config import Activation, ModelConfig
 from turbosparse.errors import ModelError
 from turbosparse.model.configuration import TurboSparseMistralConfig, TurboSparseMixtralConfig
-from turbosparse.model.folder import as_turbosparse, check_model_folder, load_model, save_model
+from turbosparse.model.folder import check_model_folder, open_folder, our_config
+from turbosparse.model.layout import OurConfig
 from turbosparse.model.mistral import TurboSparseMistralForCausalLM
 from turbosparse.model.mixtral import TurboSparseMixtralForCausalLM
+from turbosparse.model.released import RELEASED_TYPES
+from turbosparse.model.rewrite import our_values, write_folder
+from turbosparse.model.shards import SHARD_BYTES
 
 
-def convert_model(source: str | Path, target: Path, activation: Activation = "drelu") -> PreTrainedModel:
+@dataclass(frozen=True)
+class ConvertedModel:
+    """What a conversion wrote; `load_model` brings it into memory."""
+
+    config: OurConfig
+    num_parameters: int
+    """Tied embeddings count once."""
+
+
+def convert_model(
+    source: str | Path, target: Path, activation: Activation = "drelu", shard_bytes: int = SHARD_BYTES
+) -> ConvertedModel:
     """Writes `source`'s model to `target` with another activation; every weight stays bit for bit.
 
-    Returns the converted model.
+    Bytes go from file to file: memory in use depends neither on the model's size nor on its files'.
 
     Raises:
-        ModelError: The source is of another architecture, or is not SwiGLU.
+        ModelError: The source is of another architecture, is not SwiGLU, or lacks a tensor.
+        ArtifactError: The target exists and is not an empty folder.
 
     Reference: Section 5 of the paper.
     """
     check_convertible(source)
-    converted = as_turbosparse(load_model(source), activation)
-    save_model(converted, target)
-    return converted
+    theirs, tensors = open_folder(source)
+    config = our_config(theirs, activation)
+    write_folder(our_values(config), tensors, Path(source), target, shard_bytes)
+    return ConvertedModel(config, sum(math.prod(tensor.shape) for tensor in tensors.values()))
 
 
-def check_convertible(source: str | Path) -> None:
-    """Reads a source folder's configuration.
+def check_convertible(source: str | Path) -> dict[str, Any]:
+    """Returns a source folder's configuration as a mapping, having read no weight.
 
     Raises:
         ModelError: It is not a SwiGLU model of a known architecture.
     """
-    found = check_model_folder(source).get("activation", "swiglu")
+    values = check_model_folder(source)
+    default = "drelu" if values["model_type"] in RELEASED_TYPES else "swiglu"
+    found = values.get("activation", default)
     if found != "swiglu":
         raise ModelError("activation", found, "a SwiGLU model", "give the model from before its conversion")
+    return values
 
 
 def initial_model(
@@ -91,8 +113,11 @@ def add_vocabulary(model: PreTrainedModel, vocab_size: int) -> None:
             weight[num_known:] = weight[:num_known].mean(dim=0)
 
 
-def with_predictors(model: PreTrainedModel, rank: int, seed: int) -> PreTrainedModel:
-    """Returns the same model, weights shared, with seeded predictors beside its FFNs."""
+def with_predictors(model: PreTrainedModel, rank: int | list[int], seed: int) -> PreTrainedModel:
+    """Returns the same model, weights shared, with seeded predictors beside its FFNs.
+
+    `rank` is one width for all layers or a list with one per layer.
+    """
     config = type(model.config)(**{**model.config.to_dict(), "predictor_rank": rank})
     with torch.random.fork_rng():
         torch.manual_seed(seed)

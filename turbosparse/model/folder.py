@@ -1,40 +1,29 @@
 """Model folders on disk: Hugging Face layout, safetensors only, no code from outside executed."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, MixtralConfig, PreTrainedModel
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from turbosparse.errors import ModelError
 from turbosparse.model.configuration import TurboSparseMistralConfig, TurboSparseMixtralConfig
-from turbosparse.model.mistral import TurboSparseMistralForCausalLM
-from turbosparse.model.mixtral import TurboSparseMixtralForCausalLM
+from turbosparse.model.layout import OurConfig, on_meta, to_ours
+from turbosparse.model.released import RELEASED_TYPES, config_from_released
+from turbosparse.model.shards import StoredTensor, find_tensors, read_tensor
 
-OWN_TYPES = (TurboSparseMistralConfig.model_type, TurboSparseMixtralConfig.model_type)
-SWIGLU_TYPES = (LlamaConfig.model_type, MistralConfig.model_type, MixtralConfig.model_type)
-
-_SHARED_FIELDS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "max_position_embeddings",
-    "initializer_range",
-    "rms_norm_eps",
-    "pad_token_id",
-    "bos_token_id",
-    "eos_token_id",
-    "tie_word_embeddings",
-    "rope_parameters",
-    "attention_dropout",
-)
-_MIXTRAL_FIELDS = ("num_experts_per_tok", "num_local_experts", "router_aux_loss_coef", "router_jitter_noise")
+_SWIGLU = {config.model_type: config for config in (LlamaConfig, MistralConfig, MixtralConfig)}
+_OWN = {config.model_type: config for config in (TurboSparseMistralConfig, TurboSparseMixtralConfig)}
 
 
 def check_model_folder(folder: str | Path) -> dict[str, Any]:
@@ -43,43 +32,51 @@ def check_model_folder(folder: str | Path) -> dict[str, Any]:
     Raises:
         ModelError: Not a folder of a known architecture with safetensors weights.
     """
-    path = Path(folder)
-    try:
-        config: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        model_type = config["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            "model folder",
-            str(folder),
-            "a Hugging Face model folder with config.json",
-            f"check the path ({error})",
-        ) from error
-    if model_type not in (*OWN_TYPES, *SWIGLU_TYPES):
-        known = ", ".join((*SWIGLU_TYPES, *OWN_TYPES))
-        raise ModelError("model_type", model_type, f"one of {known}", "give a model of such an architecture")
-    if model_type in SWIGLU_TYPES:
-        _check_is_plain_swiglu(config)
-    _check_weights(path)
-    return config
+    values = _read_json(Path(folder))
+    model_type = values["model_type"]
+    known = (*_SWIGLU, *_OWN, *RELEASED_TYPES)
+    if model_type not in known:
+        remedy = "give a model of such an architecture"
+        raise ModelError("model_type", model_type, f"one of {', '.join(known)}", remedy)
+    if values.get("quantization_config") is not None:
+        remedy = "give the model from before quantisation"
+        raise ModelError("quantization_config", values["quantization_config"], "no quantisation", remedy)
+    if model_type in _SWIGLU:
+        _check_is_plain_swiglu(values)
+    find_tensors(Path(folder))
+    return values
 
 
 def load_model(folder: str | Path) -> PreTrainedModel:
     """Returns the folder's model as one of our classes, in the folder's own dtype, in eval mode.
 
-    A Llama, Mistral or Mixtral folder becomes the same model with `activation: swiglu`.
+    A Llama, Mistral or Mixtral folder becomes the same model with `activation: swiglu`; a released
+    TurboSparse folder becomes the same model under our names.
 
     Raises:
         ModelError: Not a folder of a known architecture, or weights are missing or left over.
     """
-    config = check_model_folder(folder)
-    model, report = AutoModelForCausalLM.from_pretrained(
-        str(folder), dtype="auto", use_safetensors=True, local_files_only=True, output_loading_info=True
-    )
-    problems = {name: sorted(found) for name, found in report.items() if found and name != "error_msgs"}
-    if problems:
-        remedy = "give a folder whose weights match its config.json"
-        raise ModelError("weights", problems, f"those of {config['model_type']}", remedy)
-    return (model if config["model_type"] in OWN_TYPES else as_turbosparse(model, "swiglu")).eval()
+    config, tensors = open_folder(folder)
+    model = _assemble(config, {name: read_tensor(tensor) for name, tensor in tensors.items()})
+    if (Path(folder) / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(str(folder), local_files_only=True)
+    dtype = config.dtype or model.get_input_embeddings().weight.dtype
+    return model.to(dtype).eval()
+
+
+def open_folder(folder: str | Path) -> tuple[OurConfig, dict[str, StoredTensor]]:
+    """Returns what `load_model` would load: our configuration, and where each of our tensors lies.
+
+    Raises:
+        ModelError: As `load_model`.
+    """
+    values, stored = check_model_folder(folder), find_tensors(Path(folder))
+    try:
+        config = _config_of(values, stored)
+    except StrictDataclassError as error:
+        remedy = f"fetch it again ({error})"
+        raise ModelError("config.json", str(folder), "values of the right types", remedy) from error
+    return config, to_ours(stored, config)
 
 
 def as_turbosparse(model: PreTrainedModel, activation: str) -> PreTrainedModel:
@@ -87,21 +84,26 @@ def as_turbosparse(model: PreTrainedModel, activation: str) -> PreTrainedModel:
 
     The result shares the given model's weights: every one stays bit for bit.
     """
-    config = _our_config(model.config, activation)
-    our_class: Any = (
-        TurboSparseMixtralForCausalLM
-        if isinstance(config, TurboSparseMixtralConfig)
-        else TurboSparseMistralForCausalLM
-    )
-    with torch.device("meta"):
-        converted = our_class(config)
-    converted.load_state_dict(model.state_dict(), strict=True, assign=True)
-    # Buffers that no checkpoint holds (rotary frequencies) are still on the meta device.
-    converted.model.rotary_emb = type(converted.model.rotary_emb)(config)
-    if config.tie_word_embeddings:
-        converted.tie_weights()
+    converted = _assemble(our_config(model.config, activation), model.state_dict())
     converted.generation_config = model.generation_config
     return converted.to(model.dtype)
+
+
+def our_config(config: PretrainedConfig, activation: str) -> OurConfig:
+    """Returns `config` (Llama's, Mistral's, Mixtral's or ours) as ours with another activation.
+
+    Every field that both know is carried over, rotary scaling included; Llama has no sliding window.
+    """
+    config_class = TurboSparseMixtralConfig if isinstance(config, MixtralConfig) else TurboSparseMistralConfig
+    names = [field.name for field in fields(config_class)]
+    values = {name: getattr(config, name) for name in names if hasattr(config, name)}
+    values |= {
+        "activation": activation,
+        "hidden_act": "silu" if activation == "swiglu" else "relu",
+        "sliding_window": getattr(config, "sliding_window", None),
+        "architectures": None,
+    }
+    return config_class(**values)
 
 
 def save_model(model: PreTrainedModel, folder: Path, state_dict: dict[str, Any] | None = None) -> None:
@@ -109,38 +111,47 @@ def save_model(model: PreTrainedModel, folder: Path, state_dict: dict[str, Any] 
     model.save_pretrained(folder, state_dict=state_dict, max_shard_size="5GB")
 
 
-def _our_config(config: Any, activation: str) -> TurboSparseMistralConfig | TurboSparseMixtralConfig:
-    is_moe = isinstance(config, MixtralConfig)
-    fields = [*_SHARED_FIELDS, *(_MIXTRAL_FIELDS if is_moe else ())]
-    values = {name: getattr(config, name) for name in fields}
-    values["hidden_act"] = "relu" if activation == "drelu" else "silu"
-    values["sliding_window"] = getattr(config, "sliding_window", None)
-    values["predictor_rank"] = getattr(config, "predictor_rank", None)
-    our_config = TurboSparseMixtralConfig if is_moe else TurboSparseMistralConfig
-    return our_config(**values, activation=activation)
+def _config_of(values: dict[str, Any], stored: dict[str, StoredTensor]) -> OurConfig:
+    model_type = values["model_type"]
+    if model_type in RELEASED_TYPES:
+        return config_from_released(values, stored)
+    theirs = (_SWIGLU | _OWN)[model_type].from_dict(values)
+    return our_config(theirs, getattr(theirs, "activation", "swiglu"))
 
 
-def _check_is_plain_swiglu(config: dict[str, Any]) -> None:
+def _assemble(config: OurConfig, state_dict: dict[str, Tensor]) -> PreTrainedModel:
+    """Returns our model with these very tensors."""
+    model = on_meta(config)
+    if config.tie_word_embeddings:
+        state_dict = state_dict | {"lm_head.weight": state_dict["model.embed_tokens.weight"]}
+    model.load_state_dict(state_dict, strict=True, assign=True)
+    # Buffers that no checkpoint holds (rotary frequencies) are still on the meta device.
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)
+    if config.tie_word_embeddings:
+        model.tie_weights()
+    return model
+
+
+def _read_json(folder: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        values["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            "model folder",
+            str(folder),
+            "a Hugging Face model folder with config.json",
+            f"check the path ({error})",
+        ) from error
+    return values
+
+
+def _check_is_plain_swiglu(values: dict[str, Any]) -> None:
     expected = {
         "hidden_act": ("silu", "swish", None),
         "attention_bias": (False, None),
         "mlp_bias": (False, None),
     }
     for name, allowed in expected.items():
-        if config.get(name) not in allowed:
-            raise ModelError(name, config[name], f"{allowed[0]}", "give a plain SwiGLU model without biases")
-
-
-def _check_weights(folder: Path) -> None:
-    shards = sorted(folder.glob("*.safetensors"))
-    if not shards:
-        remedy = "convert the weights to safetensors: pickled ones are never loaded"
-        raise ModelError("weights", str(folder), "*.safetensors files", remedy)
-    for shard in shards:
-        try:
-            with safe_open(shard, framework="pt"):
-                pass
-        except Exception as error:  # safetensors raises its own kinds, unexported
-            raise ModelError(
-                "weights", str(shard), "a whole safetensors file", f"fetch it again ({error})"
-            ) from error
+        if values.get(name) not in allowed:
+            raise ModelError(name, values[name], f"{allowed[0]}", "give a plain SwiGLU model without biases")

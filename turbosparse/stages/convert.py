@@ -10,7 +10,7 @@ from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.errors import ModelError
 from turbosparse.export.huggingface import copy_tokenizer
 from turbosparse.model.convert import convert_model, initial_model
-from turbosparse.model.folder import save_model
+from turbosparse.model.folder import open_folder, save_model
 from turbosparse.progress import Listener
 from turbosparse.stages.run import Run
 from turbosparse.stages.specs import Specs, require
@@ -30,8 +30,10 @@ def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
     if source == "random":
         save_model(initial_model(run.config.model, tokenizer, activation), target)
     else:
-        model = convert_model(_source_folder(run), target, activation)
-        _check_vocabulary(model.config.vocab_size, tokenizer)
+        source_folder = _source_folder(run)
+        model_config, _ = open_folder(source_folder)
+        _check_vocabulary(model_config.vocab_size, tokenizer)
+        convert_model(source_folder, target, activation)
     copy_tokenizer(corpus / "tokenizer", target)
     return {"source": _source_name(run), "activation": activation}
 

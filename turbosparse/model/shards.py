@@ -1,0 +1,215 @@
+"""Safetensors files as ranges of bytes: tensors move between files without being held in memory."""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from turbosparse.errors import ModelError
+
+SHARD_BYTES = 2 * 1000**3
+"""Largest file that is written, unless one tensor alone is larger."""
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_COPY_BYTES = 4 * 1024**2
+
+
+@dataclass(frozen=True)
+class Span:
+    """A range of bytes in a file."""
+
+    path: Path
+    start: int
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor on disk: row-major, its spans' bytes one after the other."""
+
+    dtype: str
+    """As safetensors writes it, such as `BF16`."""
+    shape: tuple[int, ...]
+    spans: tuple[Span, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size on disk."""
+        return sum(span.num_bytes for span in self.spans)
+
+
+def find_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Returns a model folder's tensors by name, having read the files' headers only.
+
+    Raises:
+        ModelError: No safetensors, a file that is cut or missing, an unknown dtype, a name twice.
+    """
+    found: dict[str, StoredTensor] = {}
+    for path in _weight_files(folder):
+        for name, tensor in _tensors_of(path):
+            if name in found:
+                raise ModelError("weights", name, "each tensor once", "delete the files of another model")
+            if tensor.dtype not in _DTYPES:
+                expected = f"{name} as one of {', '.join(_DTYPES)}"
+                raise ModelError("dtype", tensor.dtype, expected, "give the model from before quantisation")
+            found[name] = tensor
+    return found
+
+
+def join_tensors(parts: list[StoredTensor], shape: tuple[int, ...]) -> StoredTensor:
+    """Returns the tensor of `shape` whose elements are those of `parts`, one part after the other."""
+    assert len({part.dtype for part in parts}) == 1
+    assert math.prod(shape) == sum(math.prod(part.shape) for part in parts)
+    return StoredTensor(parts[0].dtype, shape, tuple(span for part in parts for span in part.spans))
+
+
+def split_tensor(tensor: StoredTensor, shapes: list[tuple[int, ...]]) -> list[StoredTensor]:
+    """Returns consecutive parts of `tensor`: the inverse of `join_tensors`."""
+    parts, start = [], 0
+    for shape in shapes:
+        num_bytes = math.prod(shape) * _DTYPES[tensor.dtype].itemsize
+        parts.append(StoredTensor(tensor.dtype, shape, tuple(_cut(tensor.spans, start, num_bytes))))
+        start += num_bytes
+    assert start == tensor.num_bytes
+    return parts
+
+
+def read_tensor(tensor: StoredTensor) -> Tensor:
+    """Returns the tensor in memory, in its own dtype."""
+    values = torch.empty(tensor.shape, dtype=_DTYPES[tensor.dtype])
+    content, start = values.flatten().view(torch.uint8), 0
+    for chunk in _read(tensor):
+        content[start : start + len(chunk)] = torch.frombuffer(chunk, dtype=torch.uint8)
+        start += len(chunk)
+    return values
+
+
+def equal_bytes(one: StoredTensor, other: StoredTensor) -> bool:
+    """Compares two tensors bit for bit, a piece at a time."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    return all(a == b for a, b in zip(_read(one), _read(other), strict=True))
+
+
+def write_shards(tensors: dict[str, StoredTensor], folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
+    """Copies `tensors` into files of at most `shard_bytes`, with an index where there are several.
+
+    A tensor larger than that has a file of its own. Memory in use does not depend on any size.
+    """
+    shards = list(_fill_shards(tensors, shard_bytes))
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(shards, start=1):
+        several = len(shards) > 1
+        file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors" if several else SINGLE_FILE
+        _write_file({name: tensors[name] for name in names}, folder / file_name)
+        weight_map |= dict.fromkeys(names, file_name)
+    if len(shards) > 1:
+        total_bytes = sum(tensor.num_bytes for tensor in tensors.values())
+        index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / SINGLE_FILE).is_file():
+        return [folder / SINGLE_FILE]
+    if not (folder / INDEX_FILE).is_file():
+        remedy = "convert the weights to safetensors: pickled ones are never loaded"
+        raise ModelError("weights", str(folder), f"{SINGLE_FILE} or {INDEX_FILE}", remedy)
+    try:
+        index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+        names = sorted(set(index["weight_map"].values()))
+        elsewhere = [name for name in names if Path(name).name != name]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        expected = "an index of safetensors files"
+        raise ModelError("weights", str(folder / INDEX_FILE), expected, "fetch it again") from error
+    if elsewhere:
+        raise ModelError("weight_map", elsewhere, "files beside the index", "fetch the index again")
+    return [folder / name for name in names]
+
+
+def _tensors_of(path: Path) -> Iterator[tuple[str, StoredTensor]]:
+    try:
+        with safe_open(path, framework="pt"):  # checks the header's ranges against the file's size
+            pass
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+            header: dict[str, Any] = json.loads(file.read(header_bytes))
+    except Exception as error:  # safetensors raises its own kinds, unexported
+        remedy = f"fetch it again ({error})"
+        raise ModelError("weights", str(path), "a whole safetensors file", remedy) from error
+    header.pop("__metadata__", None)
+    for name, entry in header.items():
+        start, end = entry["data_offsets"]
+        span = Span(path, 8 + header_bytes + start, end - start)
+        yield name, StoredTensor(entry["dtype"], tuple(entry["shape"]), (span,))
+
+
+def _cut(spans: tuple[Span, ...], start: int, num_bytes: int) -> Iterator[Span]:
+    """Yields the spans of the `num_bytes` bytes that follow the first `start`."""
+    for span in spans:
+        first, last = max(start, 0), min(start + num_bytes, span.num_bytes)
+        if first < last:
+            yield Span(span.path, span.start + first, last - first)
+        start -= span.num_bytes
+
+
+def _read(tensor: StoredTensor) -> Iterator[memoryview]:
+    """Yields the tensor's bytes; each piece holds until the next is asked for.
+
+    Reads into one buffer: pages of a memory map would count as ours until the kernel takes them back.
+    """
+    buffer = memoryview(bytearray(min(_COPY_BYTES, tensor.num_bytes)))
+    for span in tensor.spans:
+        left = span.num_bytes
+        with span.path.open("rb") as file:
+            file.seek(span.start)
+            while left:
+                piece = buffer[: min(left, len(buffer))]
+                if file.readinto(piece) < len(piece):
+                    raise ModelError("weights", str(span.path), "a whole safetensors file", "fetch it again")
+                yield piece
+                left -= len(piece)
+
+
+def _fill_shards(tensors: dict[str, StoredTensor], shard_bytes: int) -> Iterator[list[str]]:
+    names: list[str] = []
+    held_bytes = 0
+    for name, tensor in tensors.items():
+        if names and held_bytes + tensor.num_bytes > shard_bytes:
+            yield names
+            names, held_bytes = [], 0
+        names.append(name)
+        held_bytes += tensor.num_bytes
+    yield names
+
+
+def _write_file(tensors: dict[str, StoredTensor], path: Path) -> None:
+    # Wide elements first keeps each tensor at a multiple of its element size, as safetensors writes.
+    ordered = sorted(tensors.items(), key=lambda item: -_DTYPES[item[1].dtype].itemsize)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in ordered:
+        start, end = end, end + tensor.num_bytes
+        header[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": (start, end)}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, tensor in ordered:
+            _copy(tensor, file)
+        file.flush()
+        os.fsync(file.fileno())  # the folder is renamed next: its content must not come later
+
+
+def _copy(tensor: StoredTensor, file: BinaryIO) -> None:
+    for chunk in _read(tensor):
+        file.write(chunk)
