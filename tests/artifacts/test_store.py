@@ -203,3 +203,32 @@ def test_the_same_code_serves_an_object_store():
     assert (
         Store("memory://bucket/runs").load(made.uri).folder() / "shards" / "0.mds"
     ).read_text() == "tokens"
+
+
+def write_over(component: str):
+    def build(workspace: Workspace) -> dict:
+        workspace.components.append(component)
+        (workspace.folder / "index.json").write_text("{}")
+        return {}
+
+    return build
+
+
+def test_a_flipped_byte_in_a_component_is_named_too(store):
+    group = store.produce(spec(kind="tokens"), write_shard)
+    corpus = store.produce(spec(), write_over(group.manifest.name))
+    assert corpus.manifest.components == (group.manifest.name,)
+    (group.folder() / "shards" / "0.mds").write_text("tokenz")
+    with pytest.raises(ArtifactError, match=r"shards/0\.mds"):
+        Store(store.root).load(corpus.uri).folder()
+
+
+@pytest.mark.parametrize("root", ["local", "memory://files"])
+def test_one_file_is_fetched_without_the_others(root, tmp_path):
+    store = Store(str(tmp_path / root) if root == "local" else root)
+    made = store.produce(spec(kind="documents", inputs={"root": root}), write_shard)
+    assert store.file(made.manifest, "shards/0.mds").read_text() == "tokens"
+    damaged = made.manifest.files["shards/0.mds"].model_copy(update={"sha256": "0" * 64})
+    manifest = made.manifest.model_copy(update={"files": {"shards/0.mds": damaged}})
+    with pytest.raises(ArtifactError, match=r"0\.mds"):
+        store.file(manifest, "shards/0.mds")

@@ -18,7 +18,9 @@ def real_documents(folder: str | None) -> list[str]:
     """Returns all documents of a folder of corpora, or of the text found on this machine."""
     corpora = open_corpora("folder" if folder else "local", folder)
     documents: dict[str, None] = {}
-    for source in TABLE_4_PERCENT:
+    # A folder that lacks a source is not filled up with text of this machine.
+    missing = corpora.substitutes(TABLE_4_PERCENT) if folder else {}
+    for source in (name for name in TABLE_4_PERCENT if name not in missing):
         for file in corpora.files(source):
             rows = file.read(MAX_DOCUMENT_BYTES)
             documents |= dict.fromkeys(row for row in rows if not isinstance(row, Problem))

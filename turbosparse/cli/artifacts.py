@@ -65,6 +65,8 @@ def show(
         branch = branches[-1].add(label)
         for name, value in manifest.inputs.items():
             branch.add(f"{name}: {value[:16]}…")
+        if manifest.components:
+            branch.add(f"over {len(manifest.components)} {manifest.components[0].split('/')[0]} artifacts")
         branches.append(branch)
     Console().print(branches[0])
     Console().print_json(artifact.manifest.model_dump_json(exclude={"files"}))

@@ -1,10 +1,10 @@
 """What every reproduction takes, gives and writes."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -12,10 +12,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from turbosparse.analysis.loading import load_for_analysis
 from turbosparse.analysis.statistics import Analysis, AnalysisPlan, analyse
 from turbosparse.analysis.text import iterate_windows, joined_windows, read_texts
+from turbosparse.config import Placement
+from turbosparse.config.resolve import merge
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.errors import DataError
+from turbosparse.progress import Listener
+from turbosparse.stages import Run, open_run
 
 WINDOW_TOKENS = 1_024
+
+Scale = Literal["tiny", "300m", "7b"]
+PRESETS: dict[Scale, str] = {"tiny": "tiny", "300m": "300m", "7b": "mistral-7b"}
 
 
 @dataclass(frozen=True)
@@ -31,11 +38,21 @@ class Request:
     num_tokens: int = 65_536
     """Tokens measured per model at the most."""
     tasks: Sequence[str] = ()
-    """Evaluation tasks, for Figure 5 (a)."""
+    """Evaluation tasks, for Figure 5 (a) and Table 10."""
     data: Path | None = None
     """Data folder of the tasks."""
     limit: int | None = None
     """Items per task at the most."""
+    scale: Scale = "tiny"
+    """Preset of what is trained or prepared here (see PRESETS)."""
+    dry_run: bool = False
+    """Whether the preset's dry_run block applies; `tiny` always runs with its own."""
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """Changes to the preset."""
+    placement: Placement = field(default_factory=Placement)
+    """Root, corpora and ranks of what is trained or prepared here."""
+    listener: Listener = field(default_factory=Listener)
+    """Hears of the stages' progress."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +71,8 @@ class Reproduction:
     notes: Sequence[str]
     """How it was counted, and what is missing."""
     plots: Sequence[Path] = field(default=())
+    tables: Sequence[Path] = field(default=())
+    """CSV files of what the plots show."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +84,22 @@ class LoadedModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     window_tokens: int
+
+
+def open_scaled(request: Request, overrides: Mapping[str, Any]) -> Run:
+    """Resolves the run of the request's scale, its model starting from random weights.
+
+    Args:
+        request: scale, changes to the preset, placement.
+        overrides: what the reproduction itself prescribes, over the request's changes.
+
+    Raises:
+        TurboSparseError: Anything about the run can't work.
+    """
+    from_random = merge({"convert": {"source": "random", "base": None}}, dict(overrides))
+    tree = merge(dict(request.overrides), from_random)
+    dry_run = request.dry_run or request.scale == "tiny"
+    return open_run(PRESETS[request.scale], tree, dry_run, request.placement)
 
 
 def loaded_models(request: Request) -> Iterator[LoadedModel]:
@@ -128,13 +163,13 @@ def required_text(request: Request) -> Path:
 
 
 def write_reproduction(result: Reproduction, folder: Path) -> list[Path]:
-    """Writes <name>.json and <name>.md to a folder; returns them, and the plots that lie there."""
+    """Writes <name>.json and <name>.md to a folder; returns them, and the plots and tables that lie there."""
     folder.mkdir(parents=True, exist_ok=True)
     as_json = folder / f"{result.name}.json"
     as_json.write_text(json.dumps(as_record(result), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     as_markdown = folder / f"{result.name}.md"
     as_markdown.write_text(_markdown(result), encoding="utf-8")
-    return [as_json, as_markdown, *result.plots]
+    return [as_json, as_markdown, *result.plots, *result.tables]
 
 
 def as_record(result: Reproduction) -> dict[str, Any]:
@@ -146,6 +181,7 @@ def as_record(result: Reproduction) -> dict[str, Any]:
         "paper": result.paper,
         "notes": list(result.notes),
         "plots": [path.name for path in result.plots],
+        "tables": [path.name for path in result.tables],
     }
 
 
