@@ -11,7 +11,6 @@ from turbosparse.data.conversations import (
     BrokenRow,
     Conversation,
     Turn,
-    digest_of_rows,
     parse_row,
     read_conversations,
 )
@@ -33,7 +32,17 @@ ADDITION = Conversation((Turn("user", "1 + 1?"), Turn("assistant", "2")))
     ids=["question", "bagel", "messages"],
 )
 def test_three_forms_give_the_same_conversation(row):
-    assert parse_row(json.dumps(row)) == ADDITION
+    assert parse_row(row) == ADDITION
+
+
+def test_columns_of_other_forms_may_be_null():
+    nulls = dict.fromkeys(("question", "answer", "conversations", "messages"))
+    turns = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
+    bagel = [{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "2"}]
+    for given in ({"question": "1 + 1?", "answer": "2"}, {"conversations": bagel}, {"messages": turns}):
+        assert parse_row(nulls | given) == ADDITION
+    with pytest.raises(BrokenRow, match=r"^empty turn$"):
+        parse_row(nulls)
 
 
 def test_system_turn_may_come_first():
@@ -42,24 +51,23 @@ def test_system_turn_may_come_first():
             {"from": role, "value": role} for role in ("system", "human", "gpt", "human", "gpt")
         ]
     }
-    roles = [turn.role for turn in parse_row(json.dumps(row)).turns]
+    roles = [turn.role for turn in parse_row(row).turns]
     assert roles == ["system", "user", "assistant", "user", "assistant"]
 
 
 def _messages(*roles, content="x"):
-    return json.dumps({"messages": [{"role": role, "content": content} for role in roles]})
+    return {"messages": [{"role": role, "content": content} for role in roles]}
 
 
 @pytest.mark.parametrize(
-    ("line", "reason"),
+    ("row", "reason"),
     [
-        ('{"question": "1 + 1?"', "invalid JSON"),
-        (b'{"question": "\xff", "answer": "2"}', "invalid UTF-8"),
-        (r'{"question": "\ud800", "answer": "2"}', "invalid UTF-8"),
-        ('{"text": "1 + 1 = 2"}', "unknown form"),
-        ('["question", "answer"]', "unknown form"),
-        ('{"messages": ["hello"]}', "unknown form"),
-        ('{"messages": []}', "no assistant turn"),
+        ({"question": "\ud800", "answer": "2"}, "invalid UTF-8"),
+        ({"question": "1 + 1?", "answer": None}, "empty turn"),
+        ({"text": "1 + 1 = 2"}, "unknown form"),
+        ({}, "unknown form"),
+        ({"messages": ["hello"]}, "unknown form"),
+        ({"messages": []}, "no assistant turn"),
         (_messages("user", "tool", "assistant"), "unknown role"),
         (_messages("user", ["assistant"]), "unknown role"),
         (_messages("user", "assistant", content=" \n"), "empty turn"),
@@ -72,36 +80,45 @@ def _messages(*roles, content="x"):
         (_messages("user", "assistant", "system"), "wrong order"),
     ],
 )
-def test_broken_row_says_why(line, reason):
+def test_broken_row_says_why(row, reason):
     with pytest.raises(BrokenRow, match=f"^{reason}$"):
-        parse_row(line)
+        parse_row(row)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"question": "1 + 1?"', "not JSON"),
+        (b'{"question": "\xff", "answer": "2"}', "not UTF-8"),
+        (rb'{"question": "\ud800", "answer": "2"}', "invalid UTF-8"),
+        (b'["question", "answer"]', "unknown form"),
+        (b"", "empty file"),
+    ],
+)
+def test_broken_line_is_counted_under_its_reason(line, reason, tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(line)
+    (tmp_path / "b.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}')
+    rejected: Counter[str] = Counter()
+    assert list(read_conversations(tmp_path, rejected)) == [ADDITION]
+    assert rejected == {reason: 1}
 
 
 def test_reader_counts_broken_rows_and_yields_the_others(tmp_path):
-    good = json.dumps({"question": "1 + 1?", "answer": "2"})
-    (tmp_path / "b.jsonl").write_text(f"{good}\n\n{_messages('user')}\n{good}")
-    (tmp_path / "a.jsonl").write_text("not JSON\n" + _messages("user"))
+    good, no_answer = json.dumps({"question": "1 + 1?", "answer": "2"}), json.dumps(_messages("user"))
+    (tmp_path / "b.jsonl").write_text(f"{good}\n\n{no_answer}\n{good}")
+    (tmp_path / "a.jsonl").write_text("no JSON\n" + no_answer)
     rejected: Counter[str] = Counter()
     assert list(read_conversations(tmp_path, rejected)) == [ADDITION, ADDITION]
-    assert rejected == {"invalid JSON": 1, "no assistant turn": 2}
+    assert rejected == {"not JSON": 1, "no assistant turn": 2}
 
 
 def test_nothing_usable_is_an_error_that_tells_the_reasons(tmp_path):
-    (tmp_path / "rows.jsonl").write_text(_messages("user"))
+    (tmp_path / "rows.jsonl").write_text(json.dumps(_messages("user")))
     with pytest.raises(DataError, match="no assistant turn': 1"):
         list(read_conversations(tmp_path / "rows.jsonl"))
     for missing in (tmp_path / "none.jsonl", tmp_path / "none"):
         with pytest.raises(DataError, match="instructions"):
             read_conversations(missing)
-
-
-def test_digest_follows_contents_and_not_names(tmp_path):
-    for folder, rows in (("a", "x"), ("b", "x"), ("c", "y")):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / f"{folder}.jsonl").write_text(rows)
-    digests = [digest_of_rows(tmp_path / folder) for folder in "abc"]
-    assert digests[0] == digests[1] != digests[2]
-    assert digest_of_rows(tmp_path / "a" / "a.jsonl") == digests[0]
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared test data")
@@ -122,6 +139,6 @@ def test_documentation_on_this_machine_makes_conversations():
     roots = {conversation.turns[0].content.split("`")[1].split(".")[0] for conversation in conversations}
     assert {"numpy"} < roots and len(roots & sys.stdlib_module_names) > 20
     for conversation in conversations:
-        assert parse_row(json.dumps({"messages": conversation.messages})) == conversation
+        assert parse_row({"messages": conversation.messages}) == conversation
     assert local_conversations() == conversations
     assert local_digest() == local_digest()

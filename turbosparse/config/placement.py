@@ -22,7 +22,7 @@ class Placement(Config):
     tokenizer: str | None = None
     """Hugging Face tokenizer folder; none: the source model's, else one is trained."""
     instructions: str | None = None
-    """JSONL file or folder of instruction rows; none: made from documentation on this machine."""
+    """JSONL file or folder of instruction rows; none: what `finetune.instructions` says."""
     num_ranks: Annotated[int, Gt(0)] = 1
     """Training processes on this machine (one per GPU where there are GPUs)."""
     device_batch_size_sequences: Annotated[int, Gt(0)] | None = None

@@ -1,6 +1,6 @@
 """Hyperparameters of one training run (Tables 5 and 12 of the paper)."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from annotated_types import Ge, Gt, Le
 from pydantic import model_validator
@@ -64,6 +64,10 @@ class PredictorConfig(Config):
 class FinetuneConfig(TrainConfig):
     """Instruction tuning (SFT) with predictors trained beside it (Section 7 of the paper)."""
 
+    instructions: Literal["hub", "local", "folder"] = "hub"
+    """`hub`: the paper's data sets, orca-math-word-problems-200k and bagel-v0.5 (CC-BY-NC-4.0: no
+    commercial use); `local`: documentation found on this machine, a stand-in; `folder`: the file or
+    folder given by `placement.instructions`, which sets this."""
     predictor: PredictorConfig
     """One predictor per FFN, per expert in Mixtral."""
     sequence_length: Annotated[int, Ge(16), Le(32_768)]

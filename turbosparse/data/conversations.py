@@ -1,18 +1,23 @@
 """Instruction rows of three common forms, read as one: a conversation of turns."""
 
-import hashlib
-import json
+import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
+from fsspec.core import url_to_fs
+
+from turbosparse.data.reading import FORMATS, Problem, read_rows
+from turbosparse.data.reading_folder import Folder, ListedFile
 from turbosparse.errors import DataError
 
 Role = Literal["system", "user", "assistant"]
 
 BAGEL_ROLES: dict[str, Role] = {"system": "system", "human": "user", "gpt": "assistant"}
+COLUMNS = ("question", "answer", "conversations", "messages")
+"""What the three forms are made of."""
 
 
 class BrokenRow(Exception):
@@ -39,83 +44,127 @@ class Conversation:
         return [{"role": turn.role, "content": turn.content} for turn in self.turns]
 
 
-def read_conversations(path: Path, rejected: Counter[str] | None = None) -> Iterator[Conversation]:
-    """Yields the conversations of a JSONL file, or of every *.jsonl of a folder in name order.
+@dataclass(frozen=True)
+class RowFile:
+    """A file of rows, and the set under whose name they are counted."""
+
+    set_name: str
+    uri: str
+    """Path or fsspec URI of JSON lines (plain, gzip, zstd) or Parquet."""
+    columns: tuple[str, ...] = COLUMNS
+    """What is read of a Parquet file."""
+
+
+def read_conversations(path: Path | str, rejected: Counter[str] | None = None) -> Iterator[Conversation]:
+    """Yields the conversations of a file, or of every file of a folder in name order.
 
     Args:
-        path: file or folder.
+        path: file or folder, or its fsspec URI.
         rejected: counts broken rows by reason while the rows are read; give one to see them.
 
     Raises:
         DataError: there is no such file, or, at the end, not one row was usable.
     """
-    return _read(_files(path), path, Counter() if rejected is None else rejected)
+    files = [RowFile(file.name, file.uri) for file in list_files(str(path))]
+    return read_files(files, str(path), Counter() if rejected is None else rejected)
 
 
-def parse_row(line: bytes | str) -> Conversation:
-    """Returns the conversation in one JSON line, whichever of the three forms it has.
+def list_files(place: str) -> list[ListedFile]:
+    """Returns the file that lies there, or the folder's files of rows in name order.
 
     Raises:
-        BrokenRow: invalid JSON, invalid UTF-8, unknown form, unknown role, content is not text,
-            empty turn, no assistant turn, wrong order.
+        DataError: there is no such file, no folder of such files, or nobody to ask for them.
     """
     try:
-        row = json.loads(line.decode() if isinstance(line, bytes) else line)
-    except UnicodeDecodeError as error:
-        raise BrokenRow("invalid UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise BrokenRow("invalid JSON") from error
-    conversation = Conversation(tuple(_turns(row)))
-    _check_order([turn.role for turn in conversation.turns])
-    return conversation
-
-
-def digest_of_rows(path: Path) -> str:
-    """Returns the sha256 of the contents of a JSONL file, or of a folder's *.jsonl in name order.
-
-    Raises:
-        DataError: there is no such file.
-    """
-    digest = hashlib.sha256()
-    for file in _files(path):
-        with file.open("rb") as rows:
-            digest.update(hashlib.file_digest(rows, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _files(path: Path) -> list[Path]:
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    if not files or not files[0].is_file():
-        raise DataError(
-            "instructions", str(path), "a JSONL file, or a folder of *.jsonl", "give the path of such rows"
-        )
+        file_system, path = url_to_fs(place)
+        # Another part of this process may have listed the folder before files were added.
+        file_system.invalidate_cache()
+        if file_system.isfile(path):
+            return [ListedFile(PurePosixPath(path).name, place, int(file_system.size(path)))]
+        folder = Folder(place) if file_system.isdir(path) else None
+    except (ValueError, ImportError, OSError) as error:
+        raise _no_files(place, f" ({error})") from error
+    files = [file for name in folder.names() if (file := folder.find(name))] if folder else []
+    if not files:
+        raise _no_files(place)
     return files
 
 
-def _read(files: list[Path], path: Path, rejected: Counter[str]) -> Iterator[Conversation]:
-    usable = False
+def read_files(
+    files: Iterable[RowFile],
+    place: str,
+    rejected: Counter[str],
+    max_row_bytes: int = sys.maxsize,
+    num_rows: Counter[str] | None = None,
+) -> Iterator[Conversation]:
+    """Yields the conversations of files, and counts what gives none.
+
+    Args:
+        files: in the order in which they are read.
+        place: where they lie, for the error.
+        rejected: counts rows that are no conversations, damaged files and empty ones by reason.
+        max_row_bytes: longest line of JSON; longer ones are passed over without being held.
+        num_rows: counts usable rows by set.
+
+    Raises:
+        DataError: a file has gone, or, at the end, not one row was usable.
+    """
+    earlier, is_usable = rejected.copy(), False
     for file in files:
-        with file.open("rb") as lines:
-            for line in filter(bytes.strip, lines):
-                try:
-                    conversation = parse_row(line)
-                except BrokenRow as reason:
-                    rejected[str(reason)] += 1
-                else:
-                    usable = True
-                    yield conversation
-    if not usable:
+        for conversation in _read(file, rejected, max_row_bytes):
+            is_usable = True
+            if num_rows is not None:
+                num_rows[file.set_name] += 1
+            yield conversation
+    if not is_usable:
         raise DataError(
             "instructions",
-            str(path),
-            f"at least one usable row; rejected: {dict(rejected)}",
+            place,
+            f"at least one usable row; rejected: {dict(rejected - earlier)}",
             "give rows with question and answer, conversations [{from, value}] or messages [{role, content}]",
         )
 
 
-def _turns(row: Any) -> list[Turn]:
-    match row:
-        case {"question": question, "answer": answer}:
+def parse_row(values: Mapping[str, Any]) -> Conversation:
+    """Returns the conversation in a row's columns, whichever of the three forms it has.
+
+    Raises:
+        BrokenRow: unknown form, unknown role, content is not text, empty turn, invalid UTF-8, no
+            assistant turn, wrong order.
+    """
+    conversation = Conversation(tuple(_turns(values)))
+    _check_order([turn.role for turn in conversation.turns])
+    return conversation
+
+
+def _no_files(place: str, why: str = "") -> DataError:
+    forms = ", ".join("*" + suffix for suffix in FORMATS)
+    return DataError(
+        "instructions", place, f"a file of rows, or a folder of {forms}{why}", "give the path of such rows"
+    )
+
+
+def _read(file: RowFile, rejected: Counter[str], max_row_bytes: int) -> Iterator[Conversation]:
+    is_empty = True
+    for row in read_rows(file.uri, file.columns, max_row_bytes):
+        is_empty = False
+        if isinstance(row, Problem):
+            rejected[row.reason] += 1
+            continue
+        try:
+            conversation = parse_row(row.values)
+        except BrokenRow as reason:
+            rejected[str(reason)] += 1
+        else:
+            yield conversation
+    if is_empty:
+        rejected["empty file"] += 1
+
+
+def _turns(values: Mapping[str, Any]) -> list[Turn]:
+    match values:
+        # A table of several forms has nulls in the columns of those that a row does not have.
+        case {"question": question, "answer": answer} if (question, answer) != (None, None):
             return [_turn("user", question), _turn("assistant", answer)]
         case {"conversations": [*turns]}:
             return [_turn_of(turn, "from", "value", BAGEL_ROLES) for turn in turns]
@@ -123,6 +172,8 @@ def _turns(row: Any) -> list[Turn]:
             return [
                 _turn_of(turn, "role", "content", {role: role for role in get_args(Role)}) for turn in turns
             ]
+        case {"question": None, "answer": None}:
+            raise BrokenRow("empty turn")
     raise BrokenRow("unknown form")
 
 

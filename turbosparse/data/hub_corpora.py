@@ -12,8 +12,8 @@ from turbosparse.data.reading import Problem, SourceFile
 from turbosparse.data.sources import SOURCES, HubFiles, Source, source_named
 from turbosparse.errors import DataError
 
-_OFFLINE_REMEDY = "check the network and the data set's name, or use data.corpora=local or folder"
-_FOLDER_REMEDY = "or use data.corpora=folder with files of your own"
+_SETTING = "data.corpora"
+_FOLDER_REMEDY = f"or use {_SETTING}=folder with files of your own"
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,62 @@ class _Refusal:
     remedy: str
 
 
+class PinnedHub:
+    """Data sets of the hub, each at the commit that its branch had when it was first asked for."""
+
+    def __init__(self, setting: str) -> None:
+        """Asks the hub nothing.
+
+        Args:
+            setting: the field with which a user reads something else, for the errors: `data.corpora`.
+        """
+        self._setting = setting
+        self._commits: dict[tuple[str, str], str] = {}
+        self._uris: dict[HubFiles, list[str]] = {}
+
+    def commit(self, hub: HubFiles) -> str:
+        """Returns the data set's commit.
+
+        Raises:
+            DataError: the hub can't be reached, or has no such data set.
+        """
+        key = (hub.dataset, hub.branch)
+        if key not in self._commits:
+            try:
+                commit = _look_up_commit(hub)
+            except Exception as error:  # whatever the HTTP client of the day raises
+                raise self._unreadable(hub, "one that can be reached") from error
+            assert commit is not None
+            self._commits[key] = commit
+        return self._commits[key]
+
+    def uris(self, hub: HubFiles) -> list[str]:
+        """Returns the data set's files in an order that makes the first ones a fair sample.
+
+        Raises:
+            DataError: as `commit`; the data set can't be listed, or has no such files.
+        """
+        if hub not in self._uris:
+            commit = self.commit(hub)
+            try:
+                found = _list_uris(hub, commit)
+            except Exception as error:  # as above
+                raise self._unreadable(hub, "one that can be listed") from error
+            if not found:
+                raise DataError(
+                    f"{hub.dataset} at {commit}",
+                    ", ".join(hub.data_files),
+                    "files of these names",
+                    f"the data set has changed: use {self._setting}=folder with files of your own",
+                )
+            self._uris[hub] = sorted(found, key=_shuffled)
+        return self._uris[hub]
+
+    def _unreadable(self, hub: HubFiles, expected: str) -> DataError:
+        remedy = f"check the network and the data set's name, or use {self._setting}=local or folder"
+        return DataError("hub data set", hub.dataset, expected, remedy)
+
+
 class HubCorpora:
     """Data sets read file by file, at a revision that was looked up once."""
 
@@ -48,8 +104,7 @@ class HubCorpora:
         """
         self._default = substitutes if isinstance(substitutes, str) else "none"
         self._named = {} if isinstance(substitutes, str) else dict(substitutes)
-        self._commits: dict[tuple[str, str], str] = {}
-        self._uris: dict[tuple[HubFiles, str], list[str]] = {}
+        self._hub = PinnedHub(_SETTING)
         for name, chosen in self._named.items():
             _check_substitute(source_named(name), chosen)
 
@@ -61,8 +116,8 @@ class HubCorpora:
                 substitute, a hub that can't be reached, or a data set without such files.
         """
         hub = self._chosen([source])[source].hub
-        commit = self._commit(hub)
-        return [HubFile(source, uri, hub, commit) for uri in self._listed(hub, commit)]
+        commit = self._hub.commit(hub)
+        return [HubFile(source, uri, hub, commit) for uri in self._hub.uris(hub)]
 
     def digest(self, sources: Iterable[str]) -> str:
         """Returns the sha256 over the digests of the sources' files.
@@ -80,9 +135,9 @@ class HubCorpora:
             DataError: as `files`, but nothing is asked of the hub.
         """
         return {
-            source: f"{_described(choice.hub)} ({choice.substitute})"
+            source: f"{described(choice.hub)} ({choice.substitute})"
             if choice.substitute
-            else _described(choice.hub)
+            else described(choice.hub)
             for source, choice in self._chosen(sources).items()
         }
 
@@ -93,7 +148,7 @@ class HubCorpora:
             DataError: as `describe`.
         """
         return {
-            source: f"{_described(choice.hub)} {choice.substitute}"
+            source: f"{described(choice.hub)} {choice.substitute}"
             for source, choice in self._chosen(sources).items()
             if choice.substitute
         }
@@ -119,26 +174,6 @@ class HubCorpora:
                 "; ".join([*dict.fromkeys(refusal.remedy for refusal in refusals.values()), _FOLDER_REMEDY]),
             )
         return choices
-
-    def _commit(self, hub: HubFiles) -> str:
-        key = (hub.dataset, hub.branch)
-        if key not in self._commits:
-            self._commits[key] = _look_up_commit(hub)
-        return self._commits[key]
-
-    def _listed(self, hub: HubFiles, commit: str) -> list[str]:
-        key = (hub, commit)
-        if key not in self._uris:
-            uris = _list_uris(hub, commit)
-            if not uris:
-                raise DataError(
-                    f"{hub.dataset} at {commit}",
-                    ", ".join(hub.data_files),
-                    "files of these names",
-                    f"the data set has changed: {_FOLDER_REMEDY.removeprefix('or ')}",
-                )
-            self._uris[key] = sorted(uris, key=_shuffled)
-        return self._uris[key]
 
 
 def _check_substitute(source: Source, chosen: str) -> None:
@@ -192,32 +227,24 @@ def _with_token(choice: _Choice | _Refusal) -> _Choice | _Refusal:
     )
 
 
-def _look_up_commit(hub: HubFiles) -> str:
+def _look_up_commit(hub: HubFiles) -> str | None:
     from huggingface_hub import HfApi  # noqa: PLC0415 - only the hub needs it
 
-    try:
-        commit = HfApi().dataset_info(hub.dataset, revision=hub.branch, timeout=30).sha
-    except Exception as error:  # whatever the HTTP client of the day raises
-        raise DataError("hub data set", hub.dataset, "one that can be reached", _OFFLINE_REMEDY) from error
-    assert commit is not None
-    return commit
+    return HfApi().dataset_info(hub.dataset, revision=hub.branch, timeout=30).sha
 
 
 def _list_uris(hub: HubFiles, commit: str) -> list[str]:
     from huggingface_hub import HfFileSystem, hf_hub_download  # noqa: PLC0415
 
-    try:
-        if hub.url_list:
-            lists = [
-                hf_hub_download(hub.dataset, name, repo_type="dataset", revision=commit)
-                for name in hub.data_files
-            ]
-            return [url for path in lists for url in Path(path).read_text(encoding="utf-8").split()]
-        root = f"datasets/{hub.dataset}@{commit}"
-        found = [path for glob in hub.data_files for path in HfFileSystem().glob(f"{root}/{glob}")]
-        return [f"hf://{path}" for path in found]
-    except Exception as error:  # as above
-        raise DataError("hub data set", hub.dataset, "one that can be listed", _OFFLINE_REMEDY) from error
+    if hub.url_list:
+        lists = [
+            hf_hub_download(hub.dataset, name, repo_type="dataset", revision=commit)
+            for name in hub.data_files
+        ]
+        return [url for path in lists for url in Path(path).read_text(encoding="utf-8").split()]
+    root = f"datasets/{hub.dataset}@{commit}"
+    found = [path for glob in hub.data_files for path in HfFileSystem().glob(f"{root}/{glob}")]
+    return [f"hf://{path}" for path in found]
 
 
 def _shuffled(uri: str) -> tuple[str, str]:
@@ -225,5 +252,6 @@ def _shuffled(uri: str) -> tuple[str, str]:
     return hashlib.sha256(PurePosixPath(uri).name.encode()).hexdigest(), uri
 
 
-def _described(hub: HubFiles) -> str:
+def described(hub: HubFiles) -> str:
+    """Returns the data set and which of its files are read."""
     return f"{hub.dataset}: {', '.join(hub.data_files)}"

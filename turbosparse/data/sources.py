@@ -302,7 +302,7 @@ _SETS = (
     ),
     InstructionSet(
         "bagel",
-        HubFiles("jondurbin/bagel-v0.5", "parquet", ("*.parquet",)),
+        HubFiles("jondurbin/bagel-v0.5", "parquet", ("bagel-clean-v0.5.parquet",)),
         ("conversations",),
         "CC-BY-NC-4.0",
     ),

@@ -6,10 +6,8 @@ from functools import cache
 from pathlib import Path
 
 from turbosparse.config import PipelineConfig, Placement
-from turbosparse.data.conversations import digest_of_rows
 from turbosparse.data.corpora import Corpora
 from turbosparse.data.decontaminate import evaluation_digest
-from turbosparse.data.local_instructions import local_digest
 from turbosparse.data.sources import source_named
 from turbosparse.errors import DataError
 
@@ -22,7 +20,6 @@ class Inputs:
     """Digests or pinned revisions of a run's outside inputs."""
 
     corpora: str
-    instructions: str
     tokenizer: str | None
     """None: a tokenizer is trained on the corpora."""
     evaluation: str | None
@@ -32,19 +29,18 @@ class Inputs:
 
 
 def digest_inputs(config: PipelineConfig, placement: Placement, corpora: Corpora) -> Inputs:
-    """Reads and digests what the placement points to.
+    """Reads and digests what the placement points to; asks the hub for the commits of what lies there.
+
+    Instructions are digested where their stage asks for it: most runs don't need them.
 
     Raises:
-        DataError: An unknown source, or a path that holds nothing usable.
+        DataError: An unknown source, a path that holds nothing usable, or a hub that can't be reached.
     """
     for name in config.data.mixture:
         source_named(name)
     tokenizer = tokenizer_folder(placement)
     return Inputs(
         corpora=corpora.digest(config.data.mixture),
-        instructions=digest_of_rows(Path(placement.instructions))
-        if placement.instructions
-        else local_digest(),
         tokenizer=_digest_folder(tokenizer, TOKENIZER_FILES) if tokenizer else None,
         evaluation=evaluation_digest(config.data, placement.evaluation_data),
         source=_digest_folder(placement.source, MODEL_FILES) if placement.source else None,

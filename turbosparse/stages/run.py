@@ -9,6 +9,7 @@ from typing import Any
 from turbosparse.artifacts import Store
 from turbosparse.config import PipelineConfig, Placement, TrainConfig, resolve, validate
 from turbosparse.data.corpora import Corpora, open_corpora
+from turbosparse.data.instruction_rows import InstructionRows, open_instructions_rows
 from turbosparse.errors import ConfigError
 from turbosparse.stages.inputs import Inputs, digest_inputs
 from turbosparse.workers import MapJobs, Processes, Threads, map_inline
@@ -22,6 +23,7 @@ class Run:
     config: PipelineConfig
     placement: Placement
     corpora: Corpora
+    instructions: InstructionRows
     inputs: Inputs
     store: Store
     notes: tuple[str, ...] = ()
@@ -47,10 +49,11 @@ def open_run(
         check_divides(name, recipe, place)
     # Opened once: the hub's data sets are pinned by the instance that reads them.
     corpora = open_corpora(config.data.corpora, place.corpora, config.data.substitutes)
+    instructions = open_instructions_rows(config.finetune.instructions, place.instructions)
     inputs = digest_inputs(config, place, corpora)
     store = Store(place.root)
     store.check_writable()
-    return Run(preset, config, place, corpora, inputs, store, tuple(notes), _workers(place))
+    return Run(preset, config, place, corpora, instructions, inputs, store, tuple(notes), _workers(place))
 
 
 def _workers(placement: Placement) -> MapJobs:
@@ -91,6 +94,8 @@ def _fit_inputs(
     notes: list[str] = []
     if placement.corpora:
         tree["data"]["corpora"] = "folder"
+    if placement.instructions:
+        tree["finetune"]["instructions"] = "folder"
     if placement.evaluation_data:
         tree["data"]["decontaminate"] = "folder"
     if placement.source:

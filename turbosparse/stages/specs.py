@@ -59,7 +59,7 @@ class Specs:
         """Packed conversations."""
         finetune = self._run.config.finetune
         tree = {"sequence_length": finetune.sequence_length, "max_conversations": finetune.max_conversations}
-        inputs = {"instructions": self._run.inputs.instructions}
+        inputs = {"instructions": self._run.instructions.digest()}
         return ArtifactSpec("instructions", 1, tree, {"corpus": self.prepare}, inputs)
 
     @cached_property
