@@ -1,6 +1,8 @@
 """Our classes are transformers' own, plus an activation and predictors."""
 
 import json
+from functools import partial
+from itertools import combinations
 
 import pytest
 import torch
@@ -19,8 +21,11 @@ from transformers import (
 from turbosparse.analysis.activity import measure_activity
 from turbosparse.analysis.parameters import activated_parameters
 from turbosparse.errors import ModelError
+from turbosparse.model.configuration import TurboSparseMistralConfig, TurboSparseMixtralConfig
 from turbosparse.model.convert import add_vocabulary, convert_model, with_predictors
 from turbosparse.model.folder import as_turbosparse, check_model_folder, load_model, save_model
+from turbosparse.model.mistral import TurboSparseMistralForCausalLM
+from turbosparse.model.mixtral import GatedExperts, TurboSparseMixtralForCausalLM
 from turbosparse.model.observe import observe
 
 SHAPE = {
@@ -39,6 +44,28 @@ SOURCES = {
 }
 
 
+OURS = {
+    "mistral": (TurboSparseMistralForCausalLM, TurboSparseMistralConfig),
+    "mixtral": (TurboSparseMixtralForCausalLM, partial(TurboSparseMixtralConfig, num_local_experts=4)),
+}
+
+
+def ours(architecture, **fields):
+    torch.manual_seed(0)
+    model_class, config_class = OURS[architecture]
+    return model_class(config_class(**{**SHAPE, **fields})).eval()
+
+
+def _given(**fields):
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _note(seen, found):
+    key = (found.layer, found.expert)
+    assert key not in seen, "shown twice"
+    seen[key] = (found.combined.detach(), found.predict().detach())
+
+
 @pytest.fixture(params=SOURCES)
 def source(request):
     torch.manual_seed(0)
@@ -51,10 +78,10 @@ def tokens():
 
 
 def test_with_swiglu_logits_and_generation_are_the_originals(source, tokens):
-    ours = as_turbosparse(source, "swiglu").eval()
-    torch.testing.assert_close(ours(tokens).logits, source(tokens).logits, rtol=0, atol=1e-5)
+    model = as_turbosparse(source, "swiglu").eval()
+    torch.testing.assert_close(model(tokens).logits, source(tokens).logits, rtol=0, atol=1e-5)
     generate = {"max_new_tokens": 16, "do_sample": False, "attention_mask": torch.ones_like(tokens)}
-    assert ours.generate(tokens, **generate).tolist() == source.generate(tokens, **generate).tolist()
+    assert model.generate(tokens, **generate).tolist() == source.generate(tokens, **generate).tolist()
 
 
 def test_conversion_keeps_every_weight_and_changes_the_output(source, tokens, tmp_path):
@@ -70,7 +97,8 @@ def test_conversion_keeps_every_weight_and_changes_the_output(source, tokens, tm
 
 def test_bfloat16_weights_stay_bit_for_bit(source, tmp_path):
     source.to(torch.bfloat16).save_pretrained(tmp_path / "swiglu")
-    converted = convert_model(tmp_path / "swiglu", tmp_path / "drelu")
+    convert_model(tmp_path / "swiglu", tmp_path / "drelu")
+    converted = load_model(tmp_path / "drelu")
     assert converted.dtype == torch.bfloat16
     weights = source.state_dict()
     assert all(torch.equal(weight, weights[name]) for name, weight in converted.state_dict().items())
@@ -85,18 +113,162 @@ def test_drelu_ffn_is_equation_2(tokens):
 
 def test_experts_with_predictors_equal_transformers_experts(tokens):
     source = SOURCES["mixtral"]()
-    ours = with_predictors(as_turbosparse(source, "swiglu"), rank=4, seed=0)
-    torch.testing.assert_close(ours(tokens).logits, source(tokens).logits, rtol=0, atol=1e-5)
+    model = with_predictors(as_turbosparse(source, "swiglu"), rank=4, seed=0)
+    torch.testing.assert_close(model(tokens).logits, source(tokens).logits, rtol=0, atol=1e-5)
 
 
-def test_what_the_predictor_reads_is_the_released_models_input(tokens):
-    """Dense: the residual stream before the FFN's norm; experts: what the expert itself reads."""
-    model = with_predictors(as_turbosparse(SOURCES["mistral"](), "drelu"), rank=4, seed=0).eval()
-    layer, seen, logits = model.model.layers[0], [], []
-    layer.post_attention_layernorm.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    with observe(model, lambda activations: logits.append(activations.predict())):
+@pytest.mark.parametrize("architecture", ["mistral", "mixtral"])
+@pytest.mark.parametrize("predictor_input", [None, "pre_norm", "post_norm"])
+def test_predictors_read_what_the_configuration_says(architecture, predictor_input, tokens):
+    """By default what the released models' do: before the FFN's norm if dense, after it in experts."""
+    default = {"mistral": "pre_norm", "mixtral": "post_norm"}[architecture]
+    model = ours(architecture, predictor_rank=4, **_given(predictor_input=predictor_input))
+    layer, streams, logits = model.model.layers[0], {}, {}
+    norm = layer.post_attention_layernorm
+    norm.register_forward_pre_hook(lambda module, args: streams.update(pre_norm=args[0]))
+    norm.register_forward_hook(lambda module, args, output: streams.update(post_norm=output))
+
+    def look(found):
+        if found.layer == 0:
+            logits[found.expert] = found.predict()
+
+    with observe(model, look):
         model(tokens)
-    torch.testing.assert_close(logits[0], layer.mlp.predictor(seen[0].flatten(0, 1)))
+    read = streams[predictor_input or default].flatten(0, 1)
+    if architecture == "mistral":
+        torch.testing.assert_close(logits[None], layer.mlp.predictor(read))
+        return
+    _, _, routed = layer.mlp.gate(streams["post_norm"])
+    for expert, found in logits.items():
+        routed_here = read[(routed == expert).any(dim=1)]
+        torch.testing.assert_close(found, layer.mlp.experts.predictor(routed_here, expert))
+
+
+@pytest.mark.parametrize("architecture", ["mistral", "mixtral"])
+def test_every_field_survives_a_round_trip(architecture, tokens, tmp_path):
+    fields = {
+        "activation": "shifted-relu",
+        "activation_shift": 0.25,
+        "predictor_rank": [3, 5],
+        "predictor_input": {"mistral": "post_norm", "mixtral": "pre_norm"}[architecture],
+        "predictor_threshold": [-0.5, 1.5],
+    }
+    model = ours(architecture, **fields)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert {name: getattr(loaded.config, name) for name in fields} == fields
+    assert [loaded.config.rank_of(layer) for layer in (0, 1)] == [3, 5]
+    assert [loaded.config.threshold_of(layer) for layer in (0, 1)] == [-0.5, 1.5]
+    ranks = [weight.shape[-2] for name, weight in loaded.named_parameters() if "predictor.fc1" in name]
+    assert ranks == [3, 5]
+    torch.testing.assert_close(loaded(tokens).logits, model(tokens).logits)
+
+
+def test_one_value_serves_every_layer():
+    config = TurboSparseMistralConfig(predictor_rank=7, predictor_threshold=0.5)
+    assert (config.rank_of(31), config.threshold_of(31)) == (7, 0.5)
+    assert TurboSparseMixtralConfig().rank_of(0) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"predictor_rank": [4]}, "predictor_rank: a list of 1 values.*num_hidden_layers=2"),
+        ({"predictor_threshold": [0.0] * 3}, "predictor_threshold: a list of 3 values"),
+        ({"predictor_rank": [4, 0]}, "above zero"),
+    ],
+)
+def test_wrong_configurations_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        TurboSparseMixtralConfig(num_hidden_layers=2, **fields)
+
+
+@pytest.mark.parametrize("architecture", ["mistral", "mixtral"])
+def test_activations_differ_where_their_definitions_do(architecture, tokens):
+    def logits(activation, **fields):
+        return ours(architecture, activation=activation, **fields)(tokens).logits
+
+    torch.testing.assert_close(logits("shifted-relu", activation_shift=0.0), logits("reglu"))
+    found = [logits(activation) for activation in ("drelu", "reglu", "shifted-relu", "swiglu")]
+    assert not any(torch.allclose(one, other) for one, other in combinations(found, 2))
+
+
+@pytest.mark.parametrize("activation", ["drelu", "swiglu"])
+@pytest.mark.parametrize("intermediate_size", [48, 50], ids=["aligned", "unaligned"])
+def test_experts_computed_at_once_equal_one_by_one(activation, intermediate_size, tokens):
+    """Gradients too, and what observers see; sizes that grouped_mm can't take are computed one by one."""
+    results = {}
+    for implementation in ("eager", "grouped_mm"):
+        fields = {"activation": activation, "intermediate_size": intermediate_size, "predictor_rank": 4}
+        model = ours("mixtral", experts_implementation=implementation, **fields)
+        assert model.config._experts_implementation == implementation
+        seen = {}
+        with observe(model, partial(_note, seen)):
+            output = model(tokens, labels=tokens, output_router_logits=True)
+        output.loss.backward()
+        grads = {name: parameter.grad for name, parameter in model.named_parameters()}
+        results[implementation] = output.logits, seen, {k: v for k, v in grads.items() if v is not None}
+    torch.testing.assert_close(results["grouped_mm"], results["eager"], rtol=0, atol=1e-5)
+
+
+def test_experts_are_grouped_unless_asked_otherwise(monkeypatch, tokens):
+    model = ours("mixtral")
+    monkeypatch.setattr(GatedExperts, "_one_by_one", None)
+    model(tokens)
+    with pytest.raises(ValueError, match="expected eager or grouped_mm"):
+        model.set_experts_implementation("batched_mm")
+    model.set_experts_implementation("eager")
+    with pytest.raises(TypeError):
+        model(tokens)
+
+
+def test_experts_without_tokens_get_no_gradient():
+    experts = ours("mixtral").model.layers[0].mlp.experts
+    x, weights = torch.randn(6, 32), torch.full((6, 2), 0.5)
+    experts(x, torch.tensor([[3, 1]] * 6), weights).square().sum().backward()
+    for weight in (experts.gate_up_proj, experts.down_proj):
+        assert [bool(grad.any()) for grad in weight.grad] == [False, True, False, True]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_experts_run_in_the_dtype_of_their_weights(dtype, tokens):
+    model = ours("mixtral").to(dtype)
+    expected = ours("mixtral")(tokens).logits.to(dtype)
+    torch.testing.assert_close(model(tokens).logits, expected, rtol=0, atol=3e-2)
+
+
+def test_experts_under_autocast_equal_those_one_by_one(tokens):
+    found = []
+    for implementation in ("eager", "grouped_mm"):
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(ours("mixtral", experts_implementation=implementation)(tokens).logits)
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("architecture", ["mistral", "mixtral"])
+def test_the_attention_implementation_is_passed_on(architecture, tokens, tmp_path):
+    ours(architecture).save_pretrained(tmp_path)
+    found = {}
+    for implementation in ("eager", "sdpa"):
+        model = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation=implementation).eval()
+        assert model.model.layers[0].self_attn.config._attn_implementation == implementation
+        found[implementation] = model(tokens).logits
+    torch.testing.assert_close(found["eager"], found["sdpa"], rtol=0, atol=1e-5)
+    assert ours(architecture).config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("architecture", ["mistral", "mixtral"])
+def test_gradients_under_activation_checkpointing_are_the_same(architecture, tokens):
+    grads = []
+    for checkpoints in (False, True):
+        model = ours(architecture, predictor_rank=4).train()
+        if checkpoints:
+            model.gradient_checkpointing_enable()
+        seen = {}
+        with observe(model, partial(_note, seen)):
+            model(tokens, labels=tokens, use_cache=False).loss.backward()
+        grads.append([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+    torch.testing.assert_close(grads[0], grads[1])
 
 
 def test_predictors_are_named_and_shaped_as_released():
@@ -210,6 +382,6 @@ def test_the_real_checkpoint_loads_and_becomes_sparse(stories260k, tmp_path):
     original = LlamaForCausalLM.from_pretrained(stories260k).eval()
     tokens = torch.randint(0, 512, (1, 64), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(load_model(stories260k)(tokens).logits, original(tokens).logits)
-    converted = convert_model(stories260k, tmp_path)
-    layers = measure_activity(converted, list(tokens)).layers()
+    convert_model(stories260k, tmp_path / "drelu")
+    layers = measure_activity(load_model(tmp_path / "drelu"), list(tokens)).layers()
     assert 0.6 < sum(layer.zero_activation_ratio for layer in layers) / len(layers) < 0.9
