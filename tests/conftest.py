@@ -85,10 +85,11 @@ def make_corpus(tmp_path_factory) -> Callable[..., Any]:
     """Builds a corpus artifact from a configuration and texts by source."""
 
     def make(config, texts: dict[str, list[Any]], root: Path | None = None, **options) -> Any:
-        from turbosparse.artifacts import ArtifactSpec, Store
-        from turbosparse.data.corpus import CorpusInputs, build_corpus
-        from turbosparse.progress import ignore_progress
-        from turbosparse.workers import map_inline
+        # Imported here: most tests need none of it, and streaming takes seconds.
+        from turbosparse.artifacts import ArtifactSpec, Store  # noqa: PLC0415
+        from turbosparse.data.corpus import CorpusInputs, build_corpus  # noqa: PLC0415
+        from turbosparse.progress import ignore_progress  # noqa: PLC0415
+        from turbosparse.workers import map_inline  # noqa: PLC0415
 
         store = Store(str(root or tmp_path_factory.mktemp("store")))
         inputs = CorpusInputs(ListCorpora(texts), options.get("tokenizer"), options.get("evaluation_data"))

@@ -232,12 +232,15 @@ def test_only_small_presets_and_dry_runs_use_the_stand_in():
 def test_given_rows_decide_the_identity_of_the_conversations(tmp_path):
     write(tmp_path / "a.jsonl")
     runs = [open_run("tiny", None, True, Placement(root=str(tmp_path / "root")))]
+    identities = {Specs(runs[0]).instructions.identity}
     place = Placement(root=str(tmp_path / "root"), instructions=str(tmp_path / "a.jsonl"))
     runs.append(open_run("tiny", None, True, place))
     assert [run.config.finetune.instructions for run in runs] == ["local", "folder"]
+    identities.add(Specs(runs[1]).instructions.identity)
     (tmp_path / "a.jsonl").write_bytes(LINES[:-2])
     runs.append(open_run("tiny", None, True, place))
-    assert len({Specs(run).instructions.identity for run in runs}) == 3
+    identities.add(Specs(runs[2]).instructions.identity)
+    assert len(identities) == 3
     assert len({Specs(run).prepare.identity for run in runs}) == 1
 
 

@@ -65,8 +65,7 @@ def measure_data(corpora: str | None, tokenizer_folder: str | None, num_bytes: i
         tokenizer = _tokenizer(documents, tokenizer_folder, folder / "tokenizer")
         group_bytes = min(num_bytes // GROUPS, MAX_GROUP_BYTES)
         groups = [
-            _group(documents, group_bytes, number, folder / f"group-{number}")
-            for number in range(GROUPS)
+            _group(documents, group_bytes, number, folder / f"group-{number}") for number in range(GROUPS)
         ]
         ratios, rates = _against_document_at_a_time(groups[0], tokenizer, folder)
         scaling = _scaling(groups, folder)

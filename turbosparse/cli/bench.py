@@ -25,6 +25,20 @@ def bench_data(
     _show(measure_data(corpora, tokenizer, megabytes * 1_000_000), as_json)
 
 
+@bench_app.command("train")
+def bench_train(
+    hidden_size: Annotated[int, typer.Option(min=16, help="Width of the residual stream.")] = 1_024,
+    intermediate_size: Annotated[int, typer.Option(min=16, help="FFN neurons.")] = 2_816,
+    num_tokens: Annotated[int, typer.Option(min=1, help="Tokens in one pass.")] = 1_024,
+    repetitions: Annotated[int, typer.Option(min=1, help="Rounds; medians are reported.")] = 9,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the dReLU FFN, forward and backward, against transformers' SwiGLU FFN of the same width."""
+    from turbosparse.bench.drelu import measure_drelu  # noqa: PLC0415 - torch takes seconds
+
+    _show(measure_drelu(hidden_size, intermediate_size, num_tokens, repetitions), as_json)
+
+
 def _show(report: dict[str, object], as_json: bool) -> None:
     table = Table("measured", "value")
     for name, value in report.items():

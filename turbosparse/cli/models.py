@@ -7,6 +7,7 @@ import typer
 from rich.table import Table
 
 from turbosparse.cli.common import JsonOption, console, finish
+from turbosparse.config import Activation
 
 app = typer.Typer()
 
@@ -15,7 +16,7 @@ app = typer.Typer()
 def convert(
     src: Annotated[str, typer.Argument(help="Hugging Face SwiGLU folder: Llama, Mistral or Mixtral.")],
     dst: Annotated[str, typer.Argument(help="Folder to write; new or empty.")],
-    activation: Annotated[Literal["drelu", "swiglu"], typer.Option(help="Activation afterwards.")] = "drelu",
+    activation: Annotated[Activation, typer.Option(help="Activation afterwards.")] = "drelu",
     as_json: JsonOption = False,
 ) -> None:
     """Make a SwiGLU model dReLU; every weight stays bit for bit."""
@@ -87,9 +88,13 @@ def export(
     model: Annotated[str, typer.Argument(help="Model folder.")],
     dst: Annotated[str, typer.Argument(help="Folder to write; new or empty.")],
     format: Annotated[Literal["hf"], typer.Option(help="hf: Hugging Face.")] = "hf",  # noqa: ARG001
+    layout: Annotated[
+        Literal["native", "released"],
+        typer.Option(help="native: with our modelling code; released: as PowerInfer's TurboSparse models."),
+    ] = "native",
     as_json: JsonOption = False,
 ) -> None:
-    """Write a model folder for other engines, with its own modelling code."""
+    """Write a model folder for other engines, with its own modelling code or as the released models are."""
     from turbosparse.commands import export_folder  # noqa: PLC0415 - transformers takes seconds
 
-    finish(export_folder(model, Path(dst)), as_json)
+    finish(export_folder(model, Path(dst), layout), as_json)

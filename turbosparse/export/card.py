@@ -40,7 +40,7 @@ def _summary(config: Any) -> str:
         f"A `{config.model_type}` decoder with activation `{config.activation}`: "
         f"{config.num_hidden_layers} layers, hidden size {config.hidden_size:,}, "
         f"intermediate size {config.intermediate_size:,}, vocabulary {config.vocab_size:,}, "
-        f"predictors of rank {config.predictor_rank}. Made by the TurboSparse pipeline."
+        f"predictors of rank {_ranks(config.predictor_rank)}. Made by the TurboSparse pipeline."
     )
 
 
@@ -121,3 +121,7 @@ def _lineage(lineage: list[Manifest]) -> str:
 def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def _ranks(rank: int | list[int]) -> str:
+    return str(rank) if isinstance(rank, int) else f"{min(rank)} to {max(rank)}"

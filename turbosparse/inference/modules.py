@@ -26,17 +26,17 @@ class SparseFFN(nn.Module):
         self.threshold = threshold
         self.down_t = dense.down_proj.weight.t().contiguous()
 
-    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Maps `x` [..., hidden] to [..., hidden]; `residual` is what the predictor reads."""
+    def forward(self, x: Tensor, predictor_input: Tensor) -> Tensor:
+        """Maps `x` [..., hidden] to [..., hidden]."""
         if x.numel() != x.shape[-1]:
-            output: Tensor = self.dense(x, residual)
+            output: Tensor = self.dense(x, predictor_input)
             return output
         weights = self.dense.gate_proj.weight, self.dense.up_proj.weight, self.down_t
         token = x.flatten()
         if self.mode == "exact":
             return sparse_ffn_exact(token, *weights).view_as(x)
         assert self.dense.predictor is not None
-        neurons = (self.dense.predictor(residual.flatten()) > self.threshold).nonzero().squeeze(1)
+        neurons = (self.dense.predictor(predictor_input.flatten()) > self.threshold).nonzero().squeeze(1)
         return sparse_ffn_predicted(token, neurons, *weights).view_as(x)
 
 
@@ -50,20 +50,27 @@ class SparseExperts(nn.Module):
         self.threshold = threshold
         self.down_t = dense.down_proj.transpose(1, 2).contiguous()
 
-    def forward(self, x: Tensor, routed_experts: Tensor, routing_weights: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        routed_experts: Tensor,
+        routing_weights: Tensor,
+        predictor_input: Tensor | None = None,
+    ) -> Tensor:
         """Returns the weighted sum over experts: [tokens, hidden], as GatedExperts does."""
         if len(x) != 1:
-            output: Tensor = self.dense(x, routed_experts, routing_weights)
+            output: Tensor = self.dense(x, routed_experts, routing_weights, predictor_input)
             return output
-        outputs = [self._expert(expert, x[0]) for expert in routed_experts[0].tolist()]
+        read = x[0] if predictor_input is None else predictor_input[0]
+        outputs = [self._expert(expert, x[0], read) for expert in routed_experts[0].tolist()]
         return routing_weights.to(x.dtype) @ torch.stack(outputs)
 
-    def _expert(self, expert: int, token: Tensor) -> Tensor:
+    def _expert(self, expert: int, token: Tensor, read: Tensor) -> Tensor:
         gate, up = self.dense.gate_up_proj[expert].chunk(2)
         if self.mode == "exact":
             return sparse_ffn_exact(token, gate, up, self.down_t[expert])
         assert self.dense.predictor is not None
-        neurons = (self.dense.predictor(token, expert) > self.threshold).nonzero().squeeze(1)
+        neurons = (self.dense.predictor(read, expert) > self.threshold).nonzero().squeeze(1)
         return sparse_ffn_predicted(token, neurons, gate, up, self.down_t[expert])
 
 
@@ -79,10 +86,9 @@ def decoding(model: PreTrainedModel, mode: Mode) -> Iterator[PreTrainedModel]:
         yield model
         return
     originals = [layer.mlp for layer in model.model.layers]
-    threshold = model.config.predictor_threshold
     try:
-        for layer in model.model.layers:
-            layer.mlp = _sparse(layer.mlp, mode, threshold)
+        for number, layer in enumerate(model.model.layers):
+            layer.mlp = _sparse(layer.mlp, mode, model.config.threshold_of(number))
         yield model
     finally:
         for layer, original in zip(model.model.layers, originals, strict=True):
@@ -117,5 +123,7 @@ class _RoutedSparseExperts(nn.Module):
         super().__init__()
         self.gate = block.gate
         self.experts = experts
+        self.jitter_noise = block.jitter_noise
+        self.train(block.training)
 
     forward = TurboSparseMixtralBlock.forward

@@ -122,9 +122,13 @@ class TurboSparseMixtralBlock(nn.Module):
         super().__init__()
         self.gate = MixtralTopKRouter(config)
         self.experts = GatedExperts(config, layer)
+        self.jitter_noise = config.router_jitter_noise
 
     def forward(self, hidden_states: Tensor, *predictor_input: Tensor) -> Tensor:
         """Maps [batch, seq, hidden] to the same shape; predictors read a second tensor if there is one."""
+        if self.training and self.jitter_noise > 0:
+            low, high = 1.0 - self.jitter_noise, 1.0 + self.jitter_noise
+            hidden_states = hidden_states * torch.empty_like(hidden_states).uniform_(low, high)
         tokens = hidden_states.flatten(0, -2)
         _, routing_weights, routed_experts = self.gate(tokens)
         read = [tensor.flatten(0, -2) for tensor in predictor_input]
