@@ -1,5 +1,6 @@
 """The store's promises: made once, committed last, never half-visible, never silently wrong."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -232,3 +233,13 @@ def test_one_file_is_fetched_without_the_others(root, tmp_path):
     manifest = made.manifest.model_copy(update={"files": {"shards/0.mds": damaged}})
     with pytest.raises(ArtifactError, match=r"0\.mds"):
         store.file(manifest, "shards/0.mds")
+
+
+def test_a_full_disk_is_explained_and_leaves_nothing(store):
+    def build(workspace: Workspace) -> dict:
+        write_shard(workspace)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(ArtifactError, match=r"No space left.*free space"):
+        store.produce(spec(), build)
+    assert not list(store.local_root.rglob("attempt-*"))

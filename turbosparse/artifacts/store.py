@@ -4,6 +4,7 @@ Layout: `<root>/<kind>/<identity>/manifest.json` beside one folder per attempt. 
 the attempt it commits; whatever it does not name does not exist for readers.
 """
 
+import errno
 import shutil
 import tempfile
 import time
@@ -26,6 +27,7 @@ from turbosparse.artifacts.manifest import ArtifactSpec, Manifest
 from turbosparse.errors import ArtifactError
 
 MANIFEST = "manifest.json"
+OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -254,12 +256,18 @@ class Store:
         workspace.state.mkdir(parents=True, exist_ok=True)
         try:
             yield attempt, workspace
-        except BaseException:
+        except BaseException as error:
             self._remove_attempt(spec.name, attempt)
+            if isinstance(error, OSError) and error.errno in OUT_OF_SPACE:
+                raise self._is_full(spec, error) from error
             raise
         finally:
             if self.local_root is None:
                 shutil.rmtree(workspace.folder, ignore_errors=True)
+
+    def _is_full(self, spec: ArtifactSpec, error: OSError) -> ArtifactError:
+        remedy = "free space or give another --root, and run again: what was finished is kept"
+        return ArtifactError("root", self.root, f"space for {spec.name} ({error.strerror})", remedy)
 
     def _remove_attempt(self, name: str, attempt: str) -> None:
         path = self._path(name, attempt)

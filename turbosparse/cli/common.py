@@ -19,7 +19,7 @@ WorkersOption = Annotated[int, typer.Option("--num-workers", help="Groups of doc
 WorkerKindOption = Annotated[str, typer.Option("--workers", help="threads, processes or dask.")]
 DaskOption = Annotated[str | None, typer.Option(help="Address of a Dask scheduler; none: a local cluster.")]
 TokenizerOption = Annotated[str | None, typer.Option(help="Hugging Face tokenizer folder.")]
-InstructionsOption = Annotated[str | None, typer.Option(help="JSONL file or folder of instruction rows.")]
+InstructionsOption = Annotated[str | None, typer.Option(help="File or folder of instruction rows.")]
 RanksOption = Annotated[int, typer.Option(help="Training processes on this machine.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a field: a.b=c.")]
 ConfigOption = Annotated[str | None, typer.Option("--config", help="YAML file of overrides.")]
