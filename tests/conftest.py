@@ -84,7 +84,7 @@ def list_corpora() -> type[ListCorpora]:
 def make_corpus(tmp_path_factory) -> Callable[..., Any]:
     """Builds a corpus artifact from a configuration and texts by source."""
 
-    def make(config, texts: dict[str, list[Any]], root: Path | None = None, **options) -> Any:
+    def make(config, texts: dict[str, list[Any]], root: Path | str | None = None, **options) -> Any:
         # Imported here: most tests need none of it, and streaming takes seconds.
         from turbosparse.artifacts import ArtifactSpec, Store  # noqa: PLC0415
         from turbosparse.data.corpus import CorpusInputs, build_corpus  # noqa: PLC0415

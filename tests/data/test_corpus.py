@@ -10,13 +10,16 @@ from streaming.base.format import reader_from_json
 
 from turbosparse.artifacts import Artifact, ArtifactSpec, Store
 from turbosparse.config.data import DataConfig
+from turbosparse.data.corpora import open_corpora
 from turbosparse.data.corpus import CorpusInputs, build_corpus
 from turbosparse.data.reading import Problem
+from turbosparse.data.stream import open_mixture
 from turbosparse.data.tokenize import GivenTokenizer
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.data.verify import verify_corpus
 from turbosparse.errors import ArtifactError, DataError
 from turbosparse.progress import Progress, ignore_progress
+from turbosparse.reports.corpus import corpus_markdown
 from turbosparse.workers import Processes, Threads, map_inline
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -256,6 +259,8 @@ def test_rows_that_cannot_be_read_are_counted_or_stop_a_strict_build(make_corpus
     assert "web.jsonl, line 3" in sample
     with pytest.raises(DataError, match=r"web\.jsonl, line 3"):
         make_corpus(make_config(strict=True), broken)
+    with pytest.raises(DataError, match=r"web\.jsonl, line 3"):
+        make_corpus(make_config(strict=True), broken, corpus.store.local_root)
 
 
 def test_duplicates_go_to_the_first_source_and_are_counted(make_corpus):
@@ -296,6 +301,19 @@ def test_progress_ends_at_all_bytes(corpus, heard):
         assert steps[-1].completed == steps[-1].total > 0
 
 
+def test_a_corpus_on_an_object_store_is_read_from_there(corpus, make_corpus):
+    remote = make_corpus(make_config(), texts(), "memory://corpora")
+    assert remote.uri.startswith("memory://")
+    drawn = [
+        [row["input_ids"].tolist() for row in open_mixture(one.folder(), one.store.place("tokens"), 2)]
+        for one in (corpus, remote)
+    ]
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) == 100
+    report = verify_corpus(remote.store, remote.manifest, lambda *_: None)
+    assert report == verify_corpus(corpus.store, corpus.manifest, lambda *_: None)
+
+
 def test_a_sentencepiece_tokenizer_can_be_given(make_corpus):
     folder = SHARED / "tokenizers" / "mistral_v1"
     if not folder.is_dir():
@@ -308,8 +326,6 @@ def test_a_sentencepiece_tokenizer_can_be_given(make_corpus):
 
 def test_processes_make_the_same_corpus(tmp_path):
     """Fresh processes, a folder of files, two groups in flight."""
-    from turbosparse.data.corpora import open_corpora  # noqa: PLC0415
-
     folder = tmp_path / "texts"
     folder.mkdir()
     (folder / "web.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in numbered("web", 200)))
@@ -327,6 +343,39 @@ def test_processes_make_the_same_corpus(tmp_path):
             )
         )
     assert digests(found[0]) == digests(found[1])
+
+
+@pytest.fixture
+def folder_with_a_copy(tmp_path) -> Path:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in numbered("web", 200))
+    for name in ("web_1.jsonl", "web_2.jsonl"):
+        (folder / name).write_text(lines)
+    return folder
+
+
+def build_from_folder(folder: Path, root: Path, config: DataConfig) -> Artifact:
+    store = Store(str(root))
+    inputs = CorpusInputs(open_corpora("folder", str(folder)))
+    return store.produce(
+        ArtifactSpec("prepare", 1, config.model_dump(mode="json")),
+        lambda workspace: build_corpus(config, inputs, store, workspace, map_inline, ignore_progress),
+    )
+
+
+def test_the_report_names_stand_ins_and_files_left_out(folder_with_a_copy, tmp_path):
+    config = make_config(mixture={"wanjuan-cc": 75.0, "redpajama-wiki": 25.0}, group_bytes=100_000)
+    corpus = build_from_folder(folder_with_a_copy, tmp_path / "root", config)
+    metrics = corpus.manifest.metrics
+    assert list(metrics["files"].values()) == ["duplicate file"]
+    assert metrics["substitute_ratio"] == 0.25
+    page = corpus_markdown(json.loads((corpus.folder() / "report.json").read_text()))
+    assert "25.00% of the tokens come from substitutes" in page
+    assert "| web_2.jsonl" in page
+    assert "| duplicate file |" in page
+    with pytest.raises(DataError, match="duplicate file"):
+        build_from_folder(folder_with_a_copy, tmp_path / "strict", config.model_copy(update={"strict": True}))
 
 
 def test_verify_reports_what_lies_on_disk(corpus):

@@ -13,6 +13,8 @@ from turbosparse.data.cleaning.minhash import MinHash
 from turbosparse.data.corpora import Corpora, SourceFile
 from turbosparse.data.groups import Cleaning, Rows, write_group
 from turbosparse.data.layout import NGRAMS_NAME
+from turbosparse.data.reading import REASONS
+from turbosparse.errors import DataError
 from turbosparse.progress import OnProgress, Progress
 from turbosparse.workers import MapJobs
 
@@ -91,13 +93,14 @@ def collect_documents(
         source: _SourceState(budget * ratio, [_FileState(file) for file in corpora.files(source)])
         for source, ratio in sources.items()
     }
-    total = int(sum(state.wanted_bytes for state in states.values()))
+    total, done = int(sum(state.wanted_bytes for state in states.values())), 0
+
+    def report(manifests: list[Manifest]) -> None:
+        nonlocal done
+        done += sum(manifest.metrics["num_bytes"] for manifest in manifests)
+        on_progress(Progress("collect", min(done, total), total, "bytes"))
+
     while jobs := [job for state in states.values() for job in _next_jobs(state, config, store, evaluation)]:
-
-        def report(_: Any) -> None:
-            done = sum(min(state.num_bytes, int(state.wanted_bytes)) for state in states.values())
-            on_progress(Progress("collect", min(done, total), total, "bytes"))
-
         found = map_jobs(collect_groups, jobs, report)
         for job, manifests in zip(jobs, found, strict=True):
             _take(states[job.file.source], job, manifests)
@@ -106,16 +109,28 @@ def collect_documents(
 
 
 def collect_groups(job: CollectJob) -> list[Manifest]:
-    """Makes the groups of one job, or finds them in the store. Returns those up to the file's end."""
+    """Makes the groups of one job, or finds them in the store. Returns those up to the file's end.
+
+    Raises:
+        DataError: under `strict`, a group has rows that can't be read, be it one made earlier.
+    """
     store, manifests, start = Store(job.root), list[Manifest](), 0
     rows = Rows(iter(job.file.read(job.config.max_document_bytes)))
     for part in range(job.first_part + job.num_parts):
         made = store.produce(documents_spec(job, part), partial(_build, job, rows, start))
         manifests.append(made.manifest)
+        if job.config.strict:
+            _refuse_problems(made.manifest)
         start += made.manifest.metrics["num_rows"]
         if made.manifest.metrics["is_last"]:
             break
     return manifests[job.first_part :]
+
+
+def refused_by_strict(reason: str, sample: str) -> DataError:
+    """Returns the error for what a strict build does not count and pass over."""
+    remedy = "repair or remove it, or have such rows counted with data.strict=false"
+    return DataError("data.strict", sample, f"rows and files that can be read (this one: {reason})", remedy)
 
 
 def documents_spec(job: CollectJob, part: int) -> ArtifactSpec:
@@ -143,8 +158,13 @@ def _cleaning(job: CollectJob) -> Cleaning:
         quality=job.config.quality,
         minhash=MinHash() if job.config.near_duplicates else None,
         contamination=_contamination(job.root, job.evaluation.name) if job.evaluation else None,
-        strict=job.config.strict,
     )
+
+
+def _refuse_problems(manifest: Manifest) -> None:
+    for reason, entry in manifest.metrics["dropped"].items():
+        if reason in REASONS:
+            raise refused_by_strict(reason, entry["samples"][0])
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ import numpy as np
 
 from turbosparse.artifacts import Manifest, Store, Workspace
 from turbosparse.config.data import DataConfig
-from turbosparse.data.collect import Group, collect_documents
+from turbosparse.data.collect import Group, collect_documents, refused_by_strict
 from turbosparse.data.corpora import Corpora
 from turbosparse.data.corpus_report import corpus_report
 from turbosparse.data.decontaminate import publish_ngrams
@@ -78,6 +78,8 @@ def build_corpus(
     Reference: Section 5 and Table 4 of the paper.
     """
     ratios = _ratios(config)
+    for problem in inputs.corpora.problems(ratios) if config.strict else ():
+        raise refused_by_strict(problem.reason, problem.where)
     evaluation = publish_ngrams(config, inputs.evaluation_data, store)
     groups = collect_documents(config, ratios, inputs.corpora, evaluation, store, map_jobs, on_progress)
     selections = _select(config, ratios, groups, store)
@@ -193,6 +195,7 @@ def _metrics(report: dict[str, Any], tokenizer: Manifest) -> dict[str, Any]:
             source: {reason: entry["count"] for reason, entry in row["dropped"].items()}
             for source, row in sources.items()
         },
+        "files": {problem["where"]: problem["reason"] for problem in report["files"]},
         "stands_behind": by_source("stands_behind"),
         "substitute_ratio": sum(row["realised_ratio"] for row in sources.values() if row["substitute"]),
         **tokenizer.metrics,

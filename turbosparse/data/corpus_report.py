@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from turbosparse.artifacts import Manifest, Store
@@ -26,19 +27,19 @@ def corpus_report(
 ) -> dict[str, Any]:
     """Returns, for each source: what stands behind it, wanted and realised share, text and tokens.
 
-    `num_*` count what is on disk for training; `dropped` counts what is not, by reason, with samples.
+    `num_*` count what is on disk for training; `dropped` counts what is not, by reason, with samples;
+    `files` are those that were left out whole or hold nothing.
     """
     num_drawn = sum(epoch.values())
     described, substitutes = corpora.describe(epoch), corpora.substitutes(epoch)
     totals = _totals(groups, tokens)
     dropped = _dropped(groups, selections, store)
-    for problem in corpora.problems(epoch):
-        dropped[next(iter(epoch))].add(problem.reason, f"{problem.where}: {problem.excerpt}")
     held_back = Counter[str]()
     for group, selection in zip(groups, selections, strict=True):
         held_back[group.source] += len(selection.held_back)
     return {
         "sequence_length": config.sequence_length,
+        "files": [asdict(problem) for problem in corpora.problems(epoch)],
         "sources": {
             source: {
                 "category": source_named(source).category,

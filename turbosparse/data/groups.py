@@ -22,7 +22,6 @@ from turbosparse.data.cleaning.words import word_hashes
 from turbosparse.data.layout import DOCUMENTS_NAME, SIGNATURES_NAME
 from turbosparse.data.reading import Problem
 from turbosparse.data.tally import Tally
-from turbosparse.errors import DataError
 
 ROW_GROUP_BYTES = 8_000_000
 SCHEMA = pa.schema([("text", pa.string())])
@@ -36,8 +35,6 @@ class Cleaning:
     minhash: MinHash | None = None
     """Adds near-duplicate signatures."""
     contamination: Contamination | None = None
-    strict: bool = False
-    """Whether a row that can't be read stops the build instead of being counted."""
 
 
 class Rows:
@@ -74,9 +71,6 @@ def write_group(rows: Rows, cleaning: Cleaning, group_bytes: int, folder: Path) 
     Returns:
         num_rows: rows taken, problems included; is_last: whether the file ends here; num_documents
         and num_bytes kept; dropped: a tally by reason.
-
-    Raises:
-        DataError: a row that can't be read, under `cleaning.strict`.
     """
     start = rows.position
     with _GroupWriter(cleaning, folder) as group:
@@ -120,13 +114,6 @@ class _GroupWriter:
 
     def add_problem(self, problem: Problem) -> None:
         """Counts a row that gave no document."""
-        if self._cleaning.strict:
-            raise DataError(
-                problem.where,
-                problem.excerpt,
-                f"a document that can be read (it is: {problem.reason})",
-                "repair or remove the row, or count such rows with data.strict=false",
-            )
         self.num_bytes_read += len(problem.excerpt)
         self.dropped.add(problem.reason, f"{problem.where}: {problem.excerpt}")
 

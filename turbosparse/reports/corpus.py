@@ -41,7 +41,7 @@ def corpus_markdown(report: dict[str, Any]) -> str:
         "# Corpus\n\n"
         f"Sequences of {report['sequence_length']:,} tokens. *Repetitions*: how often a sequence on disk is "
         "drawn in one epoch. *Tail tokens* fill no further sequence.\n\n"
-        f"{mixture}\n## Text\n\n{text}\n{_substitutes(sources)}{_dropped(sources)}"
+        f"{mixture}\n## Text\n\n{text}\n{_substitutes(sources)}{_dropped(sources)}{_files(report)}"
     )
 
 
@@ -64,6 +64,11 @@ def _dropped(sources: dict[str, dict[str, Any]]) -> str:
     if not rows:
         return "## Left out\n\nNothing.\n"
     return f"## Left out\n\n{_table(('source', 'reason', 'documents', 'for example'), rows)}"
+
+
+def _files(report: dict[str, Any]) -> str:
+    rows = [(problem["where"], problem["reason"]) for problem in report["files"]]
+    return f"\n## Files\n\n{_table(('file', 'problem'), rows)}" if rows else ""
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
