@@ -53,7 +53,10 @@ def sparsity(
 def evaluate(
     model: Annotated[str, typer.Argument(help="Llama, Mistral, Mixtral or TurboSparse folder.")],
     tasks: Annotated[str, typer.Option(help="Comma-separated lm-evaluation-harness tasks.")],
-    data: Annotated[str | None, typer.Option(help="Folder with held_back.jsonl for the local tasks.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Folder of items: held_back.jsonl for the local tasks, or piqa_val.jsonl, …."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Items per task.")] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from turbosparse.errors import DataError
 from turbosparse.evaluation.local_tasks import LOCAL_TASKS, make_local_task, read_documents
+from turbosparse.evaluation.offline_tasks import offline_file, write_offline_task
 from turbosparse.progress import OnProgress, ignore_progress
 
 if TYPE_CHECKING:
@@ -57,8 +58,9 @@ def evaluate_model(
     Args:
         model: any causal language model of transformers.
         tokenizer: its tokenizer; not changed.
-        tasks: `local_cloze` and `local_text`, and names that the harness knows (data from the hub).
-        data_folder: holds held_back.jsonl, of which the local tasks are made.
+        tasks: `local_cloze` and `local_text`, and names that the harness knows.
+        data_folder: holds held_back.jsonl, of which the local tasks are made, or items of the harness's
+            tasks (see `offline_tasks`); what it lacks comes from the hub.
         limit: items per task at the most.
         on_progress: hears of requests completed.
         batch_size: requests per forward pass.
@@ -109,6 +111,11 @@ def _load_tasks(tasks: Sequence[str], data_folder: Path | None, scratch: Path) -
             config = make_local_task(task, documents, scratch)
             with _offline():
                 loaded += manager.load([config])["tasks"].values()
+        elif (items := offline_file(task, data_folder)) is not None:
+            harness_yaml = Path(manager.task_index[task].yaml_path)
+            file = write_offline_task(task, harness_yaml, items, scratch)
+            with _offline():
+                loaded += manager.load([str(file)])["tasks"].values()
         else:
             loaded += _load_from_hub(task, manager)
     for task_object in loaded:
