@@ -67,7 +67,7 @@ def gated_linear(
     """Returns activation(gate, up) times the down projection.
 
     dReLU keeps two tensors of gate's size for backward, relu(gate) and relu(up), where autograd would
-    keep their product too (for SwiGLU four in all): multiplying again is cheaper than keeping it.
+    keep their product too (for SwiGLU four in all). Under torch.compile the compiler decides.
 
     Args:
         activation: One of ACTIVATIONS.
@@ -76,8 +76,11 @@ def gated_linear(
         offsets: [experts], int32: where each expert's rows of gate and up end, rows sorted by expert.
     """
     (weight,) = cast_as_linear_does(weight)
+    # Compiled, the plain form is one kernel each way: 0.99 of SwiGLU's time and 1.00 of its memory, where
+    # the operation below took 1.01 and 0.70 (1,024 x 2,816, CPU). Eager, it takes 1.00 and 0.54.
+    is_fused_anyway = torch.compiler.is_compiling() and offsets is None
     # A wider gate, which autocast was told to leave alone, is linear's to cast.
-    if activation is drelu and torch.is_grad_enabled() and gate.dtype == weight.dtype:
+    if activation is drelu and torch.is_grad_enabled() and gate.dtype == weight.dtype and not is_fused_anyway:
         output: Tensor = _DReLULinear.apply(gate, up, weight, offsets)[0]
         return output
     return _project(activation(gate, up), weight, offsets)
