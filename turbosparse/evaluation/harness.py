@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,10 +100,8 @@ def _check_local(tasks: Sequence[str], data_folder: Path | None) -> None:
 
 def _load_tasks(tasks: Sequence[str], data_folder: Path | None, scratch: Path) -> "list[Task]":
     """Builds the tasks in the order given, a group's or tag's members together."""
-    from lm_eval.tasks import TaskManager  # noqa: PLC0415 - takes seconds
-
     others = [task for task in tasks if task not in LOCAL_TASKS]
-    manager = TaskManager(include_defaults=bool(others))  # the harness's own take ten seconds to list
+    manager = _task_manager(with_harness_tasks=bool(others))
     _check_known(others, manager.all_tasks)
     documents = read_documents(data_folder / HELD_BACK) if data_folder and len(others) < len(tasks) else []
     loaded: list[Task] = []
@@ -121,6 +120,14 @@ def _load_tasks(tasks: Sequence[str], data_folder: Path | None, scratch: Path) -
     for task_object in loaded:
         task_object.set_fewshot_seed(FEWSHOT_SEED)
     return loaded
+
+
+@cache
+def _task_manager(with_harness_tasks: bool) -> Any:
+    """Returns the harness's register; its own tasks take ten seconds to list, once in a process."""
+    from lm_eval.tasks import TaskManager  # noqa: PLC0415 - takes seconds
+
+    return TaskManager(include_defaults=with_harness_tasks)
 
 
 def _check_known(tasks: Sequence[str], known: Sequence[str]) -> None:
