@@ -2,6 +2,7 @@
 
 from turbosparse.config.base import Config
 from turbosparse.config.data import TABLE_4_PERCENT, DataConfig
+from turbosparse.config.hardware import TrainingPlacement, WandbConfig
 from turbosparse.config.model import Activation, ModelConfig
 from turbosparse.config.pipeline import ConvertConfig, EvaluateConfig, ExportConfig, PipelineConfig
 from turbosparse.config.placement import Placement
@@ -24,6 +25,8 @@ __all__ = [
     "PredictorConfig",
     "PresetName",
     "TrainConfig",
+    "TrainingPlacement",
+    "WandbConfig",
     "read_overrides",
     "resolve",
     "validate",

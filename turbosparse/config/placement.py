@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from annotated_types import Gt
 
 from turbosparse.config.base import Config
+from turbosparse.config.hardware import TrainingPlacement
 
 
 class Placement(Config):
@@ -35,3 +36,5 @@ class Placement(Config):
     """What prepares them where there is more than one: threads, processes, or a Dask cluster."""
     dask_scheduler: str | None = None
     """Address of a running Dask scheduler; none: a cluster on this machine."""
+    training: TrainingPlacement = TrainingPlacement()
+    """How training uses the hardware, and what is looked at meanwhile."""

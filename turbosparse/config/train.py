@@ -35,6 +35,13 @@ class TrainConfig(Config):
     Mistral was trained, without such a mask."""
     router_aux_loss_ratio: Annotated[float, Ge(0)] = 0.02
     """Weight of Mixtral's load-balancing loss."""
+    on_bad_step: Literal["stop", "skip"] = "stop"
+    """What happens to a step whose loss or gradient is not finite, or whose loss is a spike: training
+    stops and says so, or the step's update is left out and counted."""
+    spike_loss_ratio: Annotated[float, Gt(1)] | None = None
+    """A loss above this many times the median of the last 128 steps is a spike; none: no loss is."""
+    max_skipped_steps: Annotated[int, Gt(0)] = 16
+    """Training stops where more steps than this are skipped one after the other."""
     seed: Annotated[int, Ge(0)] = 17
     """Seeds everything random in training."""
 

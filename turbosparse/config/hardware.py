@@ -1,0 +1,42 @@
+"""How training runs on the machines at hand. Nothing here changes what is learned, beyond rounding."""
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt
+
+from turbosparse.config.base import Config
+
+
+class WandbConfig(Config):
+    """Weights & Biases. The key comes from WANDB_API_KEY or the machine's netrc, never from here."""
+
+    project: str
+    """Project that receives the run; a resumed training continues its run."""
+    entity: str | None = None
+    """User or team; none: the key's own."""
+    mode: Literal["online", "offline"] = "online"
+    """`offline` writes below the stage's state folder, for `wandb sync` later."""
+
+
+class TrainingPlacement(Config):
+    """Memory against speed, checkpoints, and what is looked at while training runs."""
+
+    activation_checkpointing: bool = False
+    """Computes each layer's activations twice instead of keeping them: about a third more time for
+    most of the memory that grows with the batch."""
+    compile: bool = False
+    """Compiles each layer with torch.compile. Steps that observe activations run uncompiled."""
+    num_loader_workers: Annotated[int, Ge(0)] = 2
+    """Processes per rank that read batches ahead, where there is a GPU to keep busy."""
+    keep_checkpoints: Annotated[int, Ge(1)] = 2
+    """Newest checkpoints that are kept."""
+    keep_every_steps: Annotated[int, Gt(0)] | None = None
+    """Checkpoints at multiples of this many steps are kept too; none: no others."""
+    validation_interval_steps: Annotated[int, Gt(0)] | None = None
+    """Steps between measurements of the loss on held-back text; none: a quarter of the run."""
+    num_validation_tokens: Annotated[int, Ge(0)] = 16_384
+    """Held-back tokens per category of the mixture at the most; 0: no validation."""
+    profile_at_step: Annotated[int, Gt(0)] | None = None
+    """Writes a torch.profiler trace of this step and the two after it into the stage's artifact."""
+    wandb: WandbConfig | None = None
+    """Where metrics go besides the history, the terminal and Prefect."""
