@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from turbosparse.data.held_back import Document, read_documents
 from turbosparse.data.tokenizer import train_tokenizer
 from turbosparse.errors import DataError
 from turbosparse.evaluation import harness
@@ -18,9 +19,7 @@ from turbosparse.evaluation.local_tasks import (
     MAX_TEXT_ITEMS,
     PASSAGE_WORDS,
     TEXT_CHARACTERS,
-    Document,
     make_local_task,
-    read_documents,
 )
 
 NOUN_LIST = "sailor garden engine library mountain teacher river window candle forest island machine"

@@ -14,8 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from turbosparse.data.held_back import read_documents
 from turbosparse.errors import DataError
-from turbosparse.evaluation.local_tasks import LOCAL_TASKS, make_local_task, read_documents
+from turbosparse.evaluation.local_tasks import LOCAL_TASKS, make_local_task
 from turbosparse.evaluation.offline_tasks import offline_file, write_offline_task
 from turbosparse.progress import OnProgress, ignore_progress
 

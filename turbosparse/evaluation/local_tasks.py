@@ -12,6 +12,7 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
+from turbosparse.data.held_back import Document
 from turbosparse.errors import DataError
 
 LOCAL_TASKS = ("local_cloze", "local_text")
@@ -38,14 +39,6 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Document:
-    """A held-back document."""
-
-    source: str
-    text: str
-
-
-@dataclass(frozen=True)
 class Cloze:
     """A passage without its last word."""
 
@@ -56,30 +49,6 @@ class Cloze:
     def recurs(self) -> bool:
         """Whether the passage has named its target already, so that attention can find it."""
         return re.search(rf"\b{self.target}\b", self.context, re.IGNORECASE) is not None
-
-
-def read_documents(path: Path) -> list[Document]:
-    """Reads held-back documents from JSONL rows with `source` and `text`.
-
-    Raises:
-        DataError: there is no such file, or a row lacks one of the two.
-    """
-    if not path.is_file():
-        raise DataError("data", str(path), "a file of held-back documents", "give the folder that holds it")
-    documents = []
-    # Not str.splitlines: it also splits at characters that JSON leaves as they are, such as U+2028.
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            documents.append(Document(row["source"], row["text"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{path.name}, line {number}",
-                line,
-                "a JSON row with source and text",
-                "prepare the data again",
-            ) from error
-    return documents
 
 
 def make_local_task(name: str, documents: Sequence[Document], folder: Path) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from turbosparse.analysis.activity import ActivityCounter, mean
 from turbosparse.analysis.taps import tapped
 from turbosparse.analysis.text import check_windows, iterate_windows, read_texts
 from turbosparse.analysis.topk import Perplexity, measure_perplexity
+from turbosparse.data.held_back import read_documents
 from turbosparse.data.layout import HELD_BACK_NAME
-from turbosparse.evaluation.local_tasks import read_documents
 from turbosparse.reproduce.common import (
     WINDOW_TOKENS,
     LoadedModel,

@@ -11,9 +11,9 @@ from turbosparse.analysis.activity import mean, measure_activity
 from turbosparse.analysis.parameters import activated_parameters
 from turbosparse.analysis.text import token_windows
 from turbosparse.artifacts import Workspace
+from turbosparse.data.held_back import read_documents
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.evaluation.harness import HELD_BACK, evaluate_model
-from turbosparse.evaluation.local_tasks import read_documents
 from turbosparse.model.folder import load_model
 from turbosparse.progress import Listener
 from turbosparse.reports.plots import plot_sparsity
