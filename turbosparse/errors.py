@@ -38,6 +38,10 @@ class TrainingError(RuntimeError):
     """A training process ended without its result; the message carries the end of its output."""
 
 
+class TrainingPreempted(TrainingError):
+    """Training ended because it was told to; run again, it resumes at its last checkpoint."""
+
+
 def _shown(value: object, longest: int = 200) -> str:
     text = repr(value)
     return text if len(text) <= longest else text[:longest] + "…"
