@@ -35,7 +35,9 @@ class GatedActivations:
     combined: Tensor
     """gate * up: [tokens, intermediate]."""
     predict: Callable[[], Tensor] | None
-    """Computes the predictor's logits [tokens, intermediate]; None without one."""
+    """Computes the predictor's logits [tokens, intermediate], its input detached; None without one."""
+    tokens: Tensor | None = None
+    """Which of the batch's tokens the rows are, [tokens], int64; None: all of them in order."""
 
 
 Tap = Callable[[GatedActivations], Tensor | None]
@@ -170,7 +172,7 @@ def _dense_forward(unit: GatedUnit, tap: Tap) -> Callable[..., Tensor]:
         gate, up = unit.activate(ffn.gate_proj(x), ffn.up_proj(x))
         combined = gate * up
         read = x if predictor_input is None else predictor_input
-        predict = None if predictor is None else (lambda: predictor(read.flatten(0, -2)))
+        predict = None if predictor is None else (lambda: predictor(read.detach().flatten(0, -2)))
         rows = gate.flatten(0, -2), up.flatten(0, -2), combined.flatten(0, -2)
         changed = tap(GatedActivations(unit.layer, unit.expert, *rows, predict))
         output: Tensor = ffn.down_proj(combined if changed is None else changed.view_as(combined))
@@ -183,11 +185,11 @@ def _stack_forward(unit: GatedUnit, tap: Tap) -> Callable[..., Tensor]:
     stack = unit.module
     predictor = getattr(stack, "predictor", None)
 
-    def run_expert(expert: int, x: Tensor, read: Tensor) -> Tensor:
-        gate, up = unit.activate(*linear(x, stack.gate_up_proj[expert]).chunk(2, dim=-1))
+    def run_expert(expert: int, x: Tensor, read: Tensor, token: Tensor) -> Tensor:
+        gate, up = unit.activate(*linear(x[token], stack.gate_up_proj[expert]).chunk(2, dim=-1))
         combined = gate * up
-        predict = None if predictor is None else (lambda: predictor(read, expert))
-        changed = tap(GatedActivations(unit.layer, expert, gate, up, combined, predict))
+        predict = None if predictor is None else (lambda: predictor(read.detach()[token], expert))
+        changed = tap(GatedActivations(unit.layer, expert, gate, up, combined, predict, token))
         return linear(combined if changed is None else changed, stack.down_proj[expert])
 
     def forward(
@@ -200,7 +202,7 @@ def _stack_forward(unit: GatedUnit, tap: Tap) -> Callable[..., Tensor]:
         read = x if predictor_input is None else predictor_input
         for expert in routed_experts.unique().tolist():
             token, choice = torch.where(routed_experts == expert)
-            weighted = run_expert(expert, x[token], read[token]) * routing_weights[token, choice, None]
+            weighted = run_expert(expert, x, read, token) * routing_weights[token, choice, None]
             output.index_add_(0, token, weighted.to(output.dtype))
         return output
 

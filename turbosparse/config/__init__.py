@@ -6,8 +6,9 @@ from turbosparse.config.hardware import TrainingPlacement, WandbConfig
 from turbosparse.config.model import Activation, ModelConfig
 from turbosparse.config.pipeline import ConvertConfig, EvaluateConfig, ExportConfig, PipelineConfig
 from turbosparse.config.placement import Placement
+from turbosparse.config.predictors import PostHocConfig, PredictorConfig, ThresholdConfig
 from turbosparse.config.resolve import PRESET_NAMES, PresetName, read_overrides, resolve, validate
-from turbosparse.config.train import FinetuneConfig, PredictorConfig, TrainConfig
+from turbosparse.config.train import FinetuneConfig, TrainConfig
 
 __all__ = [
     "PRESET_NAMES",
@@ -22,8 +23,10 @@ __all__ = [
     "ModelConfig",
     "PipelineConfig",
     "Placement",
+    "PostHocConfig",
     "PredictorConfig",
     "PresetName",
+    "ThresholdConfig",
     "TrainConfig",
     "TrainingPlacement",
     "WandbConfig",

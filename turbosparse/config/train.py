@@ -6,6 +6,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import model_validator
 
 from turbosparse.config.base import Config
+from turbosparse.config.predictors import PredictorConfig
 from turbosparse.errors import ConfigError
 
 
@@ -55,17 +56,6 @@ class TrainConfig(Config):
                 "lower warmup_steps or raise num_steps",
             )
         return self
-
-
-class PredictorConfig(Config):
-    """Activation predictors: fc2(relu(fc1(x))) > threshold says which neurons will be active."""
-
-    rank: Annotated[int, Gt(0)]
-    """Width between fc1 and fc2."""
-    learning_rate: Annotated[float, Gt(0)] = 1e-3
-    """AdamW's peak learning rate for the predictors alone."""
-    positive_weight: Annotated[float, Gt(0)] = 1.0
-    """Weight of active neurons in the binary cross-entropy: above 1 it buys recall with size."""
 
 
 class FinetuneConfig(TrainConfig):

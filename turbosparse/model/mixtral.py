@@ -97,7 +97,7 @@ class GatedExperts(ObservableFFN):
     def _look_at_one(
         self, expert: int, gate: Tensor, up: Tensor, read: Tensor, token: Tensor
     ) -> list[FFNActivations]:
-        return [self._activations(expert, gate, up, read[token])]
+        return [self._activations(expert, gate, up, read, token)]
 
     def _look_at_each(
         self, offsets: Tensor, gate: Tensor, up: Tensor, read: Tensor, token: Tensor
@@ -106,13 +106,15 @@ class GatedExperts(ObservableFFN):
         for expert, end in enumerate(offsets.tolist()):
             if end > start:
                 rows = slice(start, end)
-                yield self._activations(expert, gate[rows], up[rows], read[token[rows]])
+                yield self._activations(expert, gate[rows], up[rows], read, token[rows])
             start = end
 
-    def _activations(self, expert: int, gate: Tensor, up: Tensor, read: Tensor) -> FFNActivations:
+    def _activations(
+        self, expert: int, gate: Tensor, up: Tensor, read: Tensor, token: Tensor
+    ) -> FFNActivations:
         predictor = self.predictor
-        predict = None if predictor is None else (lambda: predictor(read.detach(), expert))
-        return FFNActivations(self.layer, expert, self.activation(gate, up), predict)
+        predict = None if predictor is None else (lambda: predictor(read.detach()[token], expert))
+        return FFNActivations(self.layer, expert, self.activation(gate, up), predict, token)
 
 
 class TurboSparseMixtralBlock(nn.Module):

@@ -26,6 +26,8 @@ class FFNActivations:
     """h = activation(gate, up): [tokens, intermediate]."""
     predict: Callable[[], Tensor] | None
     """Computes the predictor's logits [tokens, intermediate], its input detached; None without one."""
+    tokens: Tensor | None = None
+    """Which of the batch's tokens the rows are, [tokens], int64; None: all of them in order."""
 
 
 Observer = Callable[[FFNActivations], None]

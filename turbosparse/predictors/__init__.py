@@ -1,0 +1,1 @@
+"""Activation predictors: their loss and labels, training after the fact, ranks, thresholds and quality."""
