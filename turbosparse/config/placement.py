@@ -3,9 +3,11 @@
 from typing import Annotated, Literal
 
 from annotated_types import Gt
+from pydantic import Field
 
 from turbosparse.config.base import Config
 from turbosparse.config.hardware import TrainingPlacement
+from turbosparse.config.launch import JobSetConfig, SupervisionConfig
 
 
 class Placement(Config):
@@ -25,7 +27,17 @@ class Placement(Config):
     instructions: str | None = None
     """JSONL file or folder of instruction rows; none: what `finetune.instructions` says."""
     num_ranks: Annotated[int, Gt(0)] = 1
-    """Training processes on this machine (one per GPU where there are GPUs)."""
+    """Training processes on each node (one per GPU where there are GPUs)."""
+    num_nodes: Annotated[int, Gt(0)] = 1
+    """Machines that train together."""
+    launcher: Literal["local", "jobset"] = "local"
+    """What starts the training processes: torchrun on this machine, or a Kubernetes JobSet."""
+    rendezvous: Annotated[str, Field(pattern=r"^[^:\s]+:[0-9]+$")] | None = None
+    """HOST:PORT of this machine, where other nodes find it (for `launcher: local` with several nodes)."""
+    supervision: SupervisionConfig = SupervisionConfig()
+    """How long training processes may be silent, and how long they have to end."""
+    jobset: JobSetConfig | None = None
+    """The cluster's side of `launcher: jobset`."""
     device_batch_size_sequences: Annotated[int, Gt(0)] | None = None
     """Sequences per forward pass of one rank; none: the rank's whole share of the batch."""
     checkpoint_interval_steps: Annotated[int, Gt(0)] | None = None
@@ -38,3 +50,8 @@ class Placement(Config):
     """Address of a running Dask scheduler; none: a cluster on this machine."""
     training: TrainingPlacement = TrainingPlacement()
     """How training uses the hardware, and what is looked at meanwhile."""
+
+    @property
+    def num_ranks_total(self) -> int:
+        """Training processes over all nodes."""
+        return self.num_nodes * self.num_ranks
