@@ -3,6 +3,7 @@
 from turbosparse.config.base import Config
 from turbosparse.config.data import TABLE_4_PERCENT, DataConfig
 from turbosparse.config.hardware import TrainingPlacement, WandbConfig
+from turbosparse.config.launch import JobSetConfig, SupervisionConfig, TolerationConfig
 from turbosparse.config.model import Activation, ModelConfig
 from turbosparse.config.pipeline import ConvertConfig, EvaluateConfig, ExportConfig, PipelineConfig
 from turbosparse.config.placement import Placement
@@ -20,13 +21,16 @@ __all__ = [
     "EvaluateConfig",
     "ExportConfig",
     "FinetuneConfig",
+    "JobSetConfig",
     "ModelConfig",
     "PipelineConfig",
     "Placement",
     "PostHocConfig",
     "PredictorConfig",
     "PresetName",
+    "SupervisionConfig",
     "ThresholdConfig",
+    "TolerationConfig",
     "TrainConfig",
     "TrainingPlacement",
     "WandbConfig",
