@@ -288,6 +288,23 @@ def test_predictors_survive_a_round_trip_through_auto_classes(source, tmp_path):
     assert all(torch.equal(weight, weights[name]) for name, weight in loaded.state_dict().items())
 
 
+def test_rotary_frequencies_stay_fp32_beside_bfloat16_weights(source, tmp_path):
+    source.to(torch.bfloat16).save_pretrained(tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
+    loaded, shared = load_model(tmp_path), as_turbosparse(theirs, "drelu")
+    assert loaded.dtype == shared.dtype == torch.bfloat16
+    for ours in (loaded, shared):
+        assert torch.equal(ours.model.rotary_emb.inv_freq, theirs.model.rotary_emb.inv_freq)
+
+
+def test_predictors_start_alike_from_one_seed_and_apart_from_each_other(source):
+    first, again, other = (with_predictors(as_turbosparse(source, "drelu"), 4, seed) for seed in (0, 0, 1))
+    predictors = {name: p for name, p in first.state_dict().items() if ".predictor.fc1" in name}
+    assert all(torch.equal(p, again.state_dict()[name]) for name, p in predictors.items())
+    assert not any(torch.equal(p, other.state_dict()[name]) for name, p in predictors.items())
+    assert len({p.flatten()[0].item() for p in predictors.values()}) == len(predictors) > 1
+
+
 def test_new_vocabulary_rows_are_the_mean_of_the_old(source):
     model = as_turbosparse(source, "drelu")
     old = model.get_input_embeddings().weight.detach().clone()

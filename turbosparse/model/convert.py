@@ -1,18 +1,21 @@
 """From SwiGLU to dReLU, and from a configuration to initial weights."""
 
+import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from turbosparse.config import Activation, ModelConfig
 from turbosparse.errors import ModelError
 from turbosparse.model.configuration import TurboSparseMistralConfig, TurboSparseMixtralConfig
-from turbosparse.model.folder import check_model_folder, open_folder, our_config
-from turbosparse.model.layout import OurConfig
+from turbosparse.model.folder import assemble, check_model_folder, open_folder, our_config
+from turbosparse.model.layout import OurConfig, on_meta
 from turbosparse.model.mistral import TurboSparseMistralForCausalLM
 from turbosparse.model.mixtral import TurboSparseMixtralForCausalLM
 from turbosparse.model.released import RELEASED_TYPES
@@ -106,25 +109,43 @@ def add_vocabulary(model: PreTrainedModel, vocab_size: int) -> None:
 
     A mean row starts a new token as one that the model neither expects nor is surprised by.
     """
-    num_known = model.config.vocab_size
+    known = [layer.weight.detach() for layer in _vocabulary_layers(model)]
     model.resize_token_embeddings(vocab_size, mean_resizing=False)
-    for weight in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
-        with torch.no_grad():
-            weight[num_known:] = weight[:num_known].mean(dim=0)
+    with torch.no_grad():
+        for layer, rows in zip(_vocabulary_layers(model), known, strict=True):
+            layer.weight.copy_(widened_rows(rows, vocab_size))
 
 
-def with_predictors(model: PreTrainedModel, rank: int | list[int], seed: int) -> PreTrainedModel:
+def widened_rows(weight: Tensor, num_rows: int) -> Tensor:
+    """Returns `weight` [rows, hidden] with rows of its mean added up to `num_rows`."""
+    mean = weight.mean(dim=0, keepdim=True)
+    return torch.cat([weight, mean.expand(num_rows - len(weight), -1)])
+
+
+def with_predictors(model: PreTrainedModel, rank: int | Sequence[int], seed: int) -> PreTrainedModel:
     """Returns the same model, weights shared, with seeded predictors beside its FFNs.
 
-    `rank` is one width for all layers or a list with one per layer.
+    `rank` is one width for all layers or a sequence with one per layer.
     """
-    config = type(model.config)(**{**model.config.to_dict(), "predictor_rank": rank})
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        widened = type(model)(config).to(model.dtype)
-    missing, unexpected = widened.load_state_dict(model.state_dict(), strict=False, assign=True)
-    assert not unexpected
-    assert all(".predictor." in name for name in missing), missing
-    if config.tie_word_embeddings:
-        widened.tie_weights()
-    return widened
+    ranks = rank if isinstance(rank, int) else list(rank)
+    config = type(model.config)(**{**model.config.to_dict(), "predictor_rank": ranks})
+    state_dict = model.state_dict()
+    for name, tensor in on_meta(config).state_dict().items():
+        if name not in state_dict:
+            state_dict[name] = fresh_predictor(name, tensor.shape, config, seed).to(model.device, model.dtype)
+    return assemble(config, state_dict)
+
+
+def fresh_predictor(name: str, shape: Sequence[int], config: OurConfig, seed: int) -> Tensor:
+    """Returns the initial weight, fp32, of the predictor weight `name` in the model's state dict.
+
+    Each tensor has random numbers of its own: whoever needs one of them makes that one only.
+    """
+    assert ".predictor." in name, name
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+    return torch.empty(tuple(shape)).normal_(std=config.initializer_range, generator=generator)
+
+
+def _vocabulary_layers(model: PreTrainedModel) -> tuple[Any, Any]:
+    return model.get_input_embeddings(), model.get_output_embeddings()

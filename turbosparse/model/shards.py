@@ -83,6 +83,15 @@ def split_tensor(tensor: StoredTensor, shapes: list[tuple[int, ...]]) -> list[St
     return parts
 
 
+def slice_tensor(tensor: StoredTensor, dim: int, start: int, end: int) -> StoredTensor:
+    """Returns `tensor[start:end]` along dimension `dim`, as the ranges of bytes that it takes."""
+    row_bytes = math.prod(tensor.shape[dim + 1 :]) * _DTYPES[tensor.dtype].itemsize
+    step_bytes, part_bytes = tensor.shape[dim] * row_bytes, (end - start) * row_bytes
+    firsts = range(start * row_bytes, tensor.num_bytes, step_bytes) if part_bytes else ()
+    spans = tuple(span for first in firsts for span in _cut(tensor.spans, first, part_bytes))
+    return StoredTensor(tensor.dtype, (*tensor.shape[:dim], end - start, *tensor.shape[dim + 1 :]), spans)
+
+
 def read_tensor(tensor: StoredTensor) -> Tensor:
     """Returns the tensor in memory, in its own dtype."""
     values = torch.empty(tensor.shape, dtype=_DTYPES[tensor.dtype])
