@@ -3,12 +3,15 @@
 import contextlib
 import ctypes
 import os
+import signal
 import sys
+from collections.abc import Iterable
 
 import psutil
 
 PR_SET_PDEATHSIG = 1
-SECONDS_TO_END = 10.0
+PR_SET_CHILD_SUBREAPER = 36
+SECONDS_TO_BE_KILLED = 10.0
 
 
 def die_with_parent(signal_number: int, parent: int | None = None) -> None:
@@ -16,7 +19,7 @@ def die_with_parent(signal_number: int, parent: int | None = None) -> None:
 
     Args:
         signal_number: the signal.
-        parent: the parent's process id, where this process has run for long before it asks.
+        parent: the parent's process id, where it may have died before this process could ask.
     """
     if sys.platform != "linux":
         return
@@ -27,21 +30,49 @@ def die_with_parent(signal_number: int, parent: int | None = None) -> None:
         os.kill(os.getpid(), signal_number)
 
 
-def end_tree(pid: int) -> None:
-    """Ends a process and all its descendants: SIGTERM, a short wait, SIGKILL.
+def adopt_orphans() -> None:
+    """Asks Linux to make this process the parent of descendants whose parent died.
+
+    A killed rank's own children (loaders, uploaders) can then still be found and ended.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def descendants() -> list[psutil.Process]:
+    """Returns this process's children and theirs."""
+    return psutil.Process().children(recursive=True)
+
+
+def signal_each(processes: Iterable[psutil.Process], signal_number: int) -> None:
+    """Sends a signal to those of the processes that still live."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal_number)
+
+
+def kill_each(processes: Iterable[psutil.Process]) -> None:
+    """Ends processes by SIGKILL and waits until they are gone."""
+    doomed = list(processes)
+    signal_each(doomed, signal.SIGKILL)
+    psutil.wait_procs(doomed, timeout=SECONDS_TO_BE_KILLED)
+
+
+def end_tree(pid: int, patience_seconds: float) -> None:
+    """Ends a process by SIGTERM, so that it ends its own; SIGKILLs all that is left after a while.
 
     torchrun puts every rank into a session of its own: signalling a process group misses them.
     """
     try:
         root = psutil.Process(pid)
-        processes = [*root.children(recursive=True), root]
+        tree = [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
         return
-    for process in processes:
+    signal_each([root], signal.SIGTERM)
+    try:
+        psutil.wait_procs([root], timeout=patience_seconds)
+    finally:
+        # Also when a second Ctrl-C cuts the wait short.
         with contextlib.suppress(psutil.NoSuchProcess):
-            process.terminate()
-    _, alive = psutil.wait_procs(processes, timeout=SECONDS_TO_END)
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(alive, timeout=SECONDS_TO_END)
+            tree += root.children(recursive=True)
+        kill_each(tree)

@@ -69,11 +69,11 @@ class JobSetConfig(Config):
     """Upper bound of /dev/shm, which NCCL and data loaders use; it counts as the pod's memory."""
     secrets: tuple[Name, ...] = ()
     """Secrets whose entries become environment variables: credentials of the artifact root, W&B's key."""
-    environment: dict[str, str] = {}
+    environment: dict[str, str] = Field(default_factory=dict)
     """Further environment variables, such as NCCL's. Nothing secret: anyone who can read pods sees it."""
-    claims: dict[Name, str] = {}
+    claims: dict[Name, str] = Field(default_factory=dict)
     """Persistent volume claims and where they are mounted, for an artifact root on a shared disk."""
-    node_selector: dict[str, str] = {}
+    node_selector: dict[str, str] = Field(default_factory=dict)
     """Labels that a node must have."""
     tolerations: tuple[TolerationConfig, ...] = ()
     """Taints that are tolerated."""

@@ -1,89 +1,91 @@
-"""The `local` launcher: torchrun as a subprocess of this one, all of whose ranks end with it."""
+"""The `local` launcher: an agent as a subprocess of this one, all of whose ranks end with it."""
 
-import os
-import shutil
+import shlex
 import subprocess
-import sys
-import tempfile
-from collections import deque
-from collections.abc import Callable
+import threading
+from dataclasses import replace
 from pathlib import Path
+from queue import Empty, Queue
 
-from turbosparse.errors import TrainingError
+from turbosparse.config import Placement
+from turbosparse.errors import ConfigError
 from turbosparse.processes import end_tree
-from turbosparse.train.job import TrainJob
-from turbosparse.train.launch.protocol import Event, parse
+from turbosparse.train.launch.command import AgentOptions
+from turbosparse.train.launch.outcome import OnEvent, OnLog, Transcript
+from turbosparse.train.launch.program import Program
 
-NUM_LINES_KEPT = 60
+# After the ranks' grace: the agent has to notice, kill, and clean up.
+SECONDS_TO_CLEAN_UP = 6.0
+SECONDS_BETWEEN_LOOKS = 1.0
 
 
-def launch(job: TrainJob, on_event: Callable[[Event], None], on_log: Callable[[str], None]) -> None:
-    """Runs a training job to its end under torchrun, one process per rank.
-
-    Args:
-        job: What to train.
-        on_event: Called for every event of rank 0.
-        on_log: Called for every other line that any rank writes.
+class LocalLauncher:
+    """Trains on this machine, and with others that run the command which it logs.
 
     Raises:
-        TrainingError: A rank failed; the message holds the end of the output.
+        ConfigError: Several nodes, and no rendezvous.
     """
-    # A fresh folder for temporary files: streaming's file locks survive a kill.
-    scratch = Path(tempfile.mkdtemp(prefix="turbosparse-"))
-    job_file = scratch / "job.json"
-    job_file.write_text(job.model_dump_json(), encoding="utf-8")
-    process = subprocess.Popen(
-        _command(job, job_file),
-        env=_environment(job, scratch),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    try:
-        tail = _forward(process, on_event, on_log)
-        if process.wait() != 0:
-            raise TrainingError(f"training ended with status {process.returncode}:\n" + "\n".join(tail))
-    finally:
-        end_tree(process.pid)
-        process.wait()
-        shutil.rmtree(scratch, ignore_errors=True)
+
+    def __init__(self, place: Placement) -> None:
+        if place.num_nodes > 1 and place.rendezvous is None:
+            raise ConfigError(
+                "placement.rendezvous",
+                None,
+                f"HOST:PORT of this machine, where {place.num_nodes} nodes meet",
+                "give one that the other nodes can reach, or num_nodes=1",
+            )
+        self._place = place
+
+    def launch(self, program: Program, on_event: OnEvent, on_log: OnLog) -> None:
+        """Runs a program to its end, one process per rank; see Launcher."""
+        folder = Path(program.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        job_file = folder / "job.json"
+        job_file.write_text(program.job, encoding="utf-8")
+        options = replace(AgentOptions.of(self._place, str(job_file), program.worker), node_rank=0)
+        for node in range(1, options.num_nodes):
+            command = replace(options, node_rank=node).command("python")
+            on_log(f"node {node} joins by: {shlex.join(command)}")
+        self._run(options.command(), Transcript(on_event, on_log))
+
+    def _run(self, command: list[str], transcript: Transcript) -> None:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        try:
+            _forward(process, transcript)
+            if process.wait() != 0:
+                raise transcript.error(process.returncode)
+        finally:
+            end_tree(process.pid, self._place.supervision.preemption_grace_seconds + SECONDS_TO_CLEAN_UP)
+            process.wait()
 
 
-def _command(job: TrainJob, job_file: Path) -> list[str]:
-    torchrun = [sys.executable, "-m", "turbosparse.train.launch.agent", "--standalone"]
-    ranks = [f"--nproc-per-node={job.num_ranks}"]
-    return [*torchrun, *ranks, "-m", "turbosparse.train.worker", str(job_file)]
+def _forward(process: subprocess.Popen[str], transcript: Transcript) -> None:
+    """Passes lines on until the process has ended.
+
+    A thread reads the pipe: ranks that are told to stop go on writing while nobody here listens.
+    """
+    lines: Queue[str | None] = Queue()
+    threading.Thread(target=_read, args=(process, lines), name="output", daemon=True).start()
+    while True:
+        try:
+            line = lines.get(timeout=SECONDS_BETWEEN_LOOKS)
+        except Empty:
+            # A killed agent's orphans may hold the pipe open.
+            line = None if process.poll() is not None else ""
+        if line is None:
+            return
+        transcript.read(line)
 
 
-def _environment(job: TrainJob, scratch: Path) -> dict[str, str]:
-    threads = max(1, (os.cpu_count() or 1) // job.num_ranks)
-    return os.environ | {
-        "TMPDIR": str(scratch),
-        "OMP_NUM_THREADS": str(threads),
-        # Threads that wait by spinning take the cores from whoever they wait for: beside one other
-        # busy process on 2 cores, a step of the tiny preset took 5 s instead of 0.4 s. A short spin
-        # costs nothing when the machine is idle; none at all costs a fifth.
-        "GOMP_SPINCOUNT": "2000",
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
-
-
-def _forward(
-    process: subprocess.Popen[str], on_event: Callable[[Event], None], on_log: Callable[[str], None]
-) -> deque[str]:
-    tail: deque[str] = deque(maxlen=NUM_LINES_KEPT)
+def _read(process: subprocess.Popen[str], lines: "Queue[str | None]") -> None:
     assert process.stdout is not None
     for line in process.stdout:
-        event = parse(line)
-        if event is not None:
-            on_event(event)
-        elif line.strip():
-            tail.append(line.rstrip())
-            on_log(line.rstrip())
-    return tail
+        lines.put(line)
+    lines.put(None)
