@@ -6,10 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from turbosparse.artifacts.tensor_files import INDEX_FILE, SINGLE_FILE
 from turbosparse.errors import ModelError
 from turbosparse.model.shards import (
-    INDEX_FILE,
-    SINGLE_FILE,
     equal_bytes,
     find_tensors,
     join_tensors,

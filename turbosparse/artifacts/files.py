@@ -18,6 +18,11 @@ def record_files(folder: Path) -> dict[str, FileRecord]:
     return {path.relative_to(folder).as_posix(): _record(path) for path in paths}
 
 
+def record_bytes(content: bytes) -> FileRecord:
+    """Returns size and sha256 of a file's content."""
+    return FileRecord(size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
 def verify_file(path: Path, expected: FileRecord) -> None:
     """Reads a file whole and compares it with its record.
 
@@ -42,28 +47,38 @@ def verify_size(path: str, size_bytes: int | None, expected: FileRecord) -> None
 
 
 def write_exclusively(fs: AbstractFileSystem, path: str, content: bytes) -> bool:
-    """Writes a file at once and whole, unless it exists. Returns whether this call wrote it."""
+    """Writes a file at once and whole, unless there is another. Returns whether it is this one."""
     if not isinstance(fs, LocalFileSystem):
         try:
             # s3fs sends If-None-Match: the server itself refuses a second writer.
             fs.pipe_file(path, content, mode="create")
         except FileExistsError:
-            return False
+            # A request that was repeated, its first answer lost, meets what it wrote itself.
+            return bool(fs.cat_file(path) == content)
         return True
     target = Path(path)
     draft = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
     try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.link(draft, target)
     except FileExistsError:
         return False
     finally:
-        draft.unlink()
-    _flush_folder(target.parent)
+        draft.unlink(missing_ok=True)
+    flush_folder(target.parent)
     return True
+
+
+def flush_folder(folder: Path) -> None:
+    """Flushes a folder's list of names to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _record(path: Path) -> FileRecord:
@@ -75,14 +90,6 @@ def _record(path: Path) -> FileRecord:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _corrupt(path: str, found: str, expected: str) -> ArtifactError:

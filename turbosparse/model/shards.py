@@ -12,14 +12,22 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from turbosparse.artifacts.tensor_files import (
+    DTYPES,
+    INDEX_FILE,
+    SINGLE_FILE,
+    bytes_of,
+    divide_into_files,
+    file_header,
+    in_file_order,
+    write_index,
+)
 from turbosparse.errors import ModelError
 
 SHARD_BYTES = 2 * 1000**3
 """Largest file that is written, unless one tensor alone is larger."""
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_WEIGHT_DTYPES = [name for name, dtype in DTYPES.items() if dtype.is_floating_point]
 _COPY_BYTES = 4 * 1024**2
 
 
@@ -58,8 +66,8 @@ def find_tensors(folder: Path) -> dict[str, StoredTensor]:
         for name, tensor in _tensors_of(path):
             if name in found:
                 raise ModelError("weights", name, "each tensor once", "delete the files of another model")
-            if tensor.dtype not in _DTYPES:
-                expected = f"{name} as one of {', '.join(_DTYPES)}"
+            if tensor.dtype not in _WEIGHT_DTYPES:
+                expected = f"{name} as one of {', '.join(_WEIGHT_DTYPES)}"
                 raise ModelError("dtype", tensor.dtype, expected, "give the model from before quantisation")
             found[name] = tensor
     return found
@@ -76,7 +84,7 @@ def split_tensor(tensor: StoredTensor, shapes: list[tuple[int, ...]]) -> list[St
     """Returns consecutive parts of `tensor`: the inverse of `join_tensors`."""
     parts, start = [], 0
     for shape in shapes:
-        num_bytes = math.prod(shape) * _DTYPES[tensor.dtype].itemsize
+        num_bytes = bytes_of(tensor.dtype, shape)
         parts.append(StoredTensor(tensor.dtype, shape, tuple(_cut(tensor.spans, start, num_bytes))))
         start += num_bytes
     assert start == tensor.num_bytes
@@ -85,7 +93,7 @@ def split_tensor(tensor: StoredTensor, shapes: list[tuple[int, ...]]) -> list[St
 
 def slice_tensor(tensor: StoredTensor, dim: int, start: int, end: int) -> StoredTensor:
     """Returns `tensor[start:end]` along dimension `dim`, as the ranges of bytes that it takes."""
-    row_bytes = math.prod(tensor.shape[dim + 1 :]) * _DTYPES[tensor.dtype].itemsize
+    row_bytes = tensor.num_bytes // math.prod(tensor.shape[: dim + 1])
     step_bytes, part_bytes = tensor.shape[dim] * row_bytes, (end - start) * row_bytes
     firsts = range(start * row_bytes, tensor.num_bytes, step_bytes) if part_bytes else ()
     spans = tuple(span for first in firsts for span in _cut(tensor.spans, first, part_bytes))
@@ -94,7 +102,7 @@ def slice_tensor(tensor: StoredTensor, dim: int, start: int, end: int) -> Stored
 
 def read_tensor(tensor: StoredTensor) -> Tensor:
     """Returns the tensor in memory, in its own dtype."""
-    values = torch.empty(tensor.shape, dtype=_DTYPES[tensor.dtype])
+    values = torch.empty(tensor.shape, dtype=DTYPES[tensor.dtype])
     content, start = values.flatten().view(torch.uint8), 0
     for chunk in _read(tensor):
         content[start : start + len(chunk)] = torch.frombuffer(chunk, dtype=torch.uint8)
@@ -114,17 +122,11 @@ def write_shards(tensors: dict[str, StoredTensor], folder: Path, shard_bytes: in
 
     A tensor larger than that has a file of its own. Memory in use does not depend on any size.
     """
-    shards = list(_fill_shards(tensors, shard_bytes))
-    weight_map: dict[str, str] = {}
-    for number, names in enumerate(shards, start=1):
-        several = len(shards) > 1
-        file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors" if several else SINGLE_FILE
+    sizes = {name: tensor.num_bytes for name, tensor in tensors.items()}
+    files = divide_into_files(sizes, shard_bytes)
+    for file_name, names in files.items():
         _write_file({name: tensors[name] for name in names}, folder / file_name)
-        weight_map |= dict.fromkeys(names, file_name)
-    if len(shards) > 1:
-        total_bytes = sum(tensor.num_bytes for tensor in tensors.values())
-        index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
-        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_index(files, sizes, folder)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -189,32 +191,12 @@ def _read(tensor: StoredTensor) -> Iterator[memoryview]:
                 left -= len(piece)
 
 
-def _fill_shards(tensors: dict[str, StoredTensor], shard_bytes: int) -> Iterator[list[str]]:
-    names: list[str] = []
-    held_bytes = 0
-    for name, tensor in tensors.items():
-        if names and held_bytes + tensor.num_bytes > shard_bytes:
-            yield names
-            names, held_bytes = [], 0
-        names.append(name)
-        held_bytes += tensor.num_bytes
-    yield names
-
-
 def _write_file(tensors: dict[str, StoredTensor], path: Path) -> None:
-    # Wide elements first keeps each tensor at a multiple of its element size, as safetensors writes.
-    ordered = sorted(tensors.items(), key=lambda item: -_DTYPES[item[1].dtype].itemsize)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, tensor in ordered:
-        start, end = end, end + tensor.num_bytes
-        header[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": (start, end)}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    layouts = in_file_order((name, tensor.dtype, tensor.shape) for name, tensor in tensors.items())
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for _, tensor in ordered:
-            _copy(tensor, file)
+        file.write(file_header(layouts))
+        for name, _, _ in layouts:
+            _copy(tensors[name], file)
         file.flush()
         os.fsync(file.fileno())  # the folder is renamed next: its content must not come later
 

@@ -1,0 +1,176 @@
+"""A folder on a disk or an object store, reached with patience: outages are waited out, up to a bound."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from botocore.exceptions import BotoCoreError, HTTPClientError
+from botocore.exceptions import ConnectionError as BotoConnectionError
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.spec import AbstractBufferedFile
+from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
+
+from turbosparse.artifacts.endpoint import open_filesystem
+from turbosparse.artifacts.files import flush_folder, write_exclusively
+from turbosparse.errors import ArtifactError
+
+PATIENCE_SECONDS = 300.0
+"""How long an operation is tried again before it counts as failed."""
+PART_BYTES = 32 * 1024**2
+"""What one request uploads. S3 allows 10,000 of them: files of up to 335 GB."""
+
+_FINAL = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
+T = TypeVar("T")
+Pieces = Callable[[], Iterable[bytes | memoryview]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder behind a URI. Every operation is repeated while storage does not answer or is full.
+
+    Raises (all of its methods):
+        ArtifactError: Storage failed for as long as patience lasts, or refuses us.
+    """
+
+    fs: AbstractFileSystem
+    base: str
+    patience_seconds: float = PATIENCE_SECONDS
+
+    @classmethod
+    def open(cls, uri: str, patience_seconds: float = PATIENCE_SECONDS) -> "Place":
+        """Returns the place behind an fsspec URI or a path; it need not exist."""
+        fs, path = open_filesystem(uri)
+        return cls(fs, path.rstrip("/"), patience_seconds)
+
+    def below(self, *parts: str) -> "Place":
+        """Returns a folder below this one."""
+        return Place(self.fs, self.path(*parts), self.patience_seconds)
+
+    @property
+    def uri(self) -> str:
+        """The place with its protocol."""
+        return str(self.fs.unstrip_protocol(self.base))
+
+    @property
+    def local(self) -> Path | None:
+        """The place as a path, where it is on this machine's disk."""
+        return Path(self.base) if isinstance(self.fs, LocalFileSystem) else None
+
+    def path(self, *parts: str) -> str:
+        """Returns the file system's name of what lies below."""
+        return "/".join((self.base, *parts))
+
+    def exists(self, *parts: str) -> bool:
+        """Returns whether there is a file, or a folder that holds one."""
+        try:
+            self.patiently(lambda: self.fs.info(self.path(*parts)))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def children(self, *parts: str) -> list[str]:
+        """Returns the sorted names of what lies directly below; none where there is no such folder."""
+        try:
+            found = self.patiently(lambda: self.fs.ls(self.path(*parts), detail=False))
+        except FileNotFoundError:
+            return []
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+
+    def sizes(self, *parts: str) -> dict[str, int]:
+        """Returns the bytes of every file below, by path from there."""
+        home = self.path(*parts)
+        found = self.patiently(lambda: self.fs.find(home, detail=True))
+        return {path.removeprefix(f"{home}/"): info["size"] for path, info in found.items()}
+
+    def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
+        """Returns a file's bytes from `start` to `end`; the whole file by default.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+        """
+        return self.patiently(lambda: bytes(self.fs.cat_file(self.path(path), start=start, end=end)))
+
+    def write(self, path: str, pieces: Pieces) -> None:
+        """Writes a file, flushed to the disk, from what `pieces()` yields: asked again for each attempt."""
+        if self.local is None:
+            self.patiently(lambda: self._upload(path, pieces))
+        else:
+            self.patiently(lambda: _write_file(Path(self.path(path)), pieces))
+
+    def write_bytes(self, path: str, content: bytes) -> None:
+        """Writes a small file, flushed to the disk."""
+        self.write(path, lambda: [content])
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Writes a file at once and whole, unless there is another. Returns whether it is this one."""
+        return self.patiently(lambda: write_exclusively(self.fs, self.path(path), content))
+
+    def remove(self, *parts: str) -> None:
+        """Deletes a file or a folder with all that is below, uploads that were begun there included."""
+        try:
+            self.patiently(lambda: self._remove(self.path(*parts)))
+        except FileNotFoundError:
+            return
+
+    def patiently(self, work: Callable[[], T]) -> T:
+        """Returns what `work` returns, repeating it while storage fails in a way that may pass."""
+        retrying = Retrying(
+            stop=stop_before_delay(self.patience_seconds),
+            wait=wait_random_exponential(multiplier=0.25, max=20),
+            retry=retry_if_exception(_may_pass),
+            reraise=True,
+        )
+        try:
+            return retrying(work)
+        except (FileNotFoundError, FileExistsError):
+            raise
+        except (OSError, BotoCoreError) as error:
+            expected = f"storage that answers, has space and lets us in ({error})"
+            remedy = "mend that and run again: what is whole is kept"
+            raise ArtifactError("storage", self.uri, expected, remedy) from error
+
+    def _upload(self, path: str, pieces: Pieces) -> None:
+        file = self.fs.open(self.path(path), "wb", block_size=PART_BYTES)
+        try:
+            for piece in pieces():
+                file.write(piece)
+        except BaseException:
+            if isinstance(file, AbstractBufferedFile):
+                file.closed = True  # or fsspec would complete the upload when it collects the object
+            raise
+        file.close()
+
+    def _remove(self, path: str) -> None:
+        if self.local is not None and Path(path).is_dir():
+            shutil.rmtree(path)
+            return
+        self._abort_uploads(path)
+        self.fs.rm(path, recursive=True)
+
+    def _abort_uploads(self, path: str) -> None:
+        """Deletes the parts of uploads that a killed writer began: they are paid for, and in no listing."""
+        if not hasattr(self.fs, "abort_mpu"):
+            return
+        bucket, prefix, _ = self.fs.split_path(path)
+        begun = self.fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix)
+        for upload in begun.get("Uploads", []):
+            self.fs.abort_mpu(bucket, upload["Key"], upload["UploadId"])
+
+
+def _write_file(path: Path, pieces: Pieces) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        for piece in pieces():
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    flush_folder(path.parent)
+
+
+def _may_pass(error: BaseException) -> bool:
+    transient = (OSError, HTTPClientError, BotoConnectionError)
+    return isinstance(error, transient) and not isinstance(error, _FINAL)
