@@ -112,15 +112,18 @@ def load_shards(model: PreTrainedModel, tensors: dict[str, StoredTensor], seed: 
     """
     for name, parameter in model.named_parameters():
         assert isinstance(parameter, DTensor)
-        local, dim = parameter.to_local(), parameter.placements[0].dim
-        start = min(_part_size(parameter, dim) * parameter.device_mesh.get_local_rank(), parameter.shape[dim])
+        local, (dim, start) = parameter.to_local(), _part_start(parameter)
         part = (dim, start, start + local.shape[dim])
         local.copy_(_read_part(name, parameter.shape, part, tensors.get(name), model.config, seed))
     restore_buffers(model)
 
 
-def _part_size(parameter: DTensor, dim: int) -> int:
-    return -(-parameter.shape[dim] // parameter.device_mesh.size())
+def _part_start(parameter: DTensor) -> tuple[int, int]:
+    """Returns the dimension along which a parameter is cut, and where this rank's part begins."""
+    (placement,), mesh = parameter.placements, parameter.device_mesh
+    assert isinstance(placement, Shard)
+    length = parameter.shape[placement.dim]
+    return placement.dim, min(-(-length // mesh.size()) * mesh.get_local_rank(), length)
 
 
 def _read_part(
@@ -144,7 +147,7 @@ def _load_whole(folder: str | Path, config: OurConfig, seed: int) -> PreTrainedM
     model.config.dtype = config.dtype
     if config.vocab_size != model.config.vocab_size:
         add_vocabulary(model, config.vocab_size)
-    if config.predictor_rank != model.config.predictor_rank:
+    if config.predictor_rank is not None and model.config.predictor_rank is None:
         model = with_predictors(model, config.predictor_rank, seed)
     return model
 
