@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from turbosparse.data.chatml import (
+from turbosparse.data.chat import (
     IGNORED_LABEL,
     Encoded,
     add_chat_template,

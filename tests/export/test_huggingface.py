@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM, MixtralConfig, MixtralForCausalLM
 
-from turbosparse.data.chatml import add_chat_template
+from turbosparse.data.chat import add_chat_template
 from turbosparse.data.tokenizer import train_tokenizer
 from turbosparse.errors import ArtifactError
 from turbosparse.export.check import check_decoding, time_decoding

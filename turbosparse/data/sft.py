@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from turbosparse.data.chatml import (
+from turbosparse.data.chat import (
     IGNORED_LABEL,
     Encoded,
     add_chat_template,

@@ -18,6 +18,8 @@ class SparsityConfig(PreTrainedConfig):
     """Whether predictors read the residual stream before the FFN's RMSNorm, or what the FFN reads."""
     predictor_threshold: float | int | list[float | int] = 0.0
     """A neuron is predicted active where its logit exceeds this."""
+    predictor_global_threshold: float | int | None = None
+    """One threshold for all layers, for engines that take no more (PowerInfer); none: not chosen."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Checks the values.

@@ -38,9 +38,12 @@ class GatedFFN(ObservableFFN):
         return output
 
     def _activations(self, gate: Tensor, up: Tensor, predictor_input: Tensor) -> FFNActivations:
+        def read() -> Tensor:
+            return predictor_input.detach().flatten(0, -2)
+
         predictor = self.predictor
-        predict = None if predictor is None else (lambda: predictor(predictor_input.detach().flatten(0, -2)))
-        return FFNActivations(self.layer, None, self.activation(gate, up).flatten(0, -2), predict)
+        predict = None if predictor is None else (lambda: predictor(read()))
+        return FFNActivations(self.layer, None, self.activation(gate, up).flatten(0, -2), predict, read=read)
 
 
 def _is_plain(module: nn.Linear) -> bool:

@@ -112,9 +112,12 @@ class GatedExperts(ObservableFFN):
     def _activations(
         self, expert: int, gate: Tensor, up: Tensor, read: Tensor, token: Tensor
     ) -> FFNActivations:
+        def mine() -> Tensor:
+            return read.detach()[token]
+
         predictor = self.predictor
-        predict = None if predictor is None else (lambda: predictor(read.detach()[token], expert))
-        return FFNActivations(self.layer, expert, self.activation(gate, up), predict, token)
+        predict = None if predictor is None else (lambda: predictor(mine(), expert))
+        return FFNActivations(self.layer, expert, self.activation(gate, up), predict, token, mine)
 
 
 class TurboSparseMixtralBlock(nn.Module):

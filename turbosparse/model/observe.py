@@ -28,6 +28,8 @@ class FFNActivations:
     """Computes the predictor's logits [tokens, intermediate], its input detached; None without one."""
     tokens: Tensor | None = None
     """Which of the batch's tokens the rows are, [tokens], int64; None: all of them in order."""
+    read: Callable[[], Tensor] | None = None
+    """Returns what a predictor reads, or would: [tokens, hidden], detached; None where that is unknown."""
 
 
 Observer = Callable[[FFNActivations], None]

@@ -8,7 +8,7 @@ import torch
 
 from turbosparse.analysis.activity import mean, measure_activity
 from turbosparse.artifacts import Workspace
-from turbosparse.data.chatml import encode
+from turbosparse.data.chat import encode
 from turbosparse.data.conversations import read_conversations
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.model.folder import check_model_folder, load_model
@@ -16,7 +16,7 @@ from turbosparse.progress import Listener
 from turbosparse.reports.plots import plot_predictors
 from turbosparse.stages.run import Run
 from turbosparse.stages.specs import Specs, require
-from turbosparse.stages.training import run_training
+from turbosparse.stages.training import TrainingInputs, run_training
 
 PREDICTOR_MEANS = ("recall", "precision", "predicted_active_ratio", "true_active_ratio")
 
@@ -37,11 +37,14 @@ def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
         run,
         "finetune",
         run.config.finetune,
-        model_folder=model,
-        data_folder=data,
-        workspace=workspace,
-        listener=listener,
-        vocab_size=max(padded_vocab_size, check_model_folder(model)["vocab_size"]),
+        TrainingInputs(
+            model_folder=model,
+            data_folder=data,
+            vocab_size=max(padded_vocab_size, check_model_folder(model)["vocab_size"]),
+            predictor=run.config.finetune.predictor,
+        ),
+        workspace,
+        listener,
     )
     return metrics | _measure_predictors(workspace.folder, data / "held_back.jsonl")
 

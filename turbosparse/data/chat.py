@@ -1,24 +1,17 @@
-"""ChatML: its template, its tokens, and conversations as token ids with the assistant's words as labels.
-
-Reference: the released models speak ChatML.
-"""
+"""Conversations as token ids, with the assistant's words as labels."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from turbosparse.data.chat_templates import ChatTemplate, template_named, template_with
 from turbosparse.data.conversations import BrokenRow, Conversation
+from turbosparse.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 IGNORED_LABEL = -100
 """The label that PyTorch's cross-entropy leaves out."""
-TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
 VOCAB_SIZE_MULTIPLE = 64
 
 
@@ -30,17 +23,23 @@ class Encoded:
     labels: list[int]
 
 
-def add_chat_template(tokenizer: "PreTrainedTokenizerFast") -> None:
-    """Gives a tokenizer ChatML: its two tokens, right after the vocabulary, and the template.
+def add_chat_template(tokenizer: "PreTrainedTokenizerFast", name: str = "chatml") -> None:
+    """Gives a tokenizer a chat template, and its tokens, right after the vocabulary.
 
     A tokenizer that knows the tokens already keeps their ids. End of text stays what it was.
+
+    Raises:
+        ConfigError: There is no template of that name.
+
+    Reference: the released models speak ChatML.
     """
     from tokenizers import AddedToken  # noqa: PLC0415 - this module imports in no time without it
 
     assert tokenizer.bos_token is not None, "every conversation starts with it; load_tokenizer checks"
-    markers = [AddedToken(marker, special=True, normalized=False) for marker in (TURN_START, TURN_END)]
+    template = template_named(name)
+    markers = [AddedToken(marker, special=True, normalized=False) for marker in template.new_tokens]
     tokenizer.add_tokens(markers, special_tokens=True)
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template = template.jinja
 
 
 def padded_vocab_size(tokenizer: "PreTrainedTokenizerFast") -> int:
@@ -49,15 +48,19 @@ def padded_vocab_size(tokenizer: "PreTrainedTokenizerFast") -> int:
 
 
 def encode(conversation: Conversation, tokenizer: "PreTrainedTokenizerFast") -> Encoded:
-    """Tokenizes a conversation as the chat template writes it, and labels what the assistant says.
+    """Tokenizes a conversation as the tokenizer's chat template writes it, and labels the assistant's part.
 
     Supervised are the tokens of each assistant turn's content and the marker that ends it. The text is
     tokenized in one piece, so the ids are `apply_chat_template`'s own; labels follow from offsets.
 
     Raises:
-        BrokenRow: a turn holds the text of a special token, which would be read as one.
+        BrokenRow: a turn holds the text of a special token or of the template's own marks, which would
+            be read as such.
+        DataError: the tokenizer has no chat template of ours.
     """
-    text, content, supervised = _render(conversation, tokenizer.bos_token)
+    template = _template_of(tokenizer)
+    _check_is_unmarked(conversation, template)
+    text, content, supervised = _render(conversation, template, tokenizer)
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     special, labels = _special_ids(tokenizer), []
     for token, (start, end) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
@@ -80,15 +83,32 @@ def truncate(encoded: Encoded, sequence_length: int) -> Encoded:
     return cut
 
 
-def _render(conversation: Conversation, bos_token: str) -> tuple[str, bytearray, bytearray]:
-    """Returns the ChatML text, and for each of its characters whether it is content, and supervised."""
-    text, content, supervised = bos_token, bytearray(len(bos_token)), bytearray(len(bos_token))
-    for turn in conversation.turns:
-        header = f"{TURN_START}{turn.role}\n"
-        text += f"{header}{turn.content}{TURN_END}\n"
-        length, is_learned = len(turn.content), bytes([turn.role == "assistant"])
-        content += bytes(len(header)) + b"\1" * length + bytes(len(TURN_END) + 1)
-        supervised += bytes(len(header)) + is_learned * (length + len(TURN_END)) + bytes(1)
+def _template_of(tokenizer: "PreTrainedTokenizerFast") -> ChatTemplate:
+    template = template_with(tokenizer.chat_template)
+    if template is None:
+        raise DataError(
+            "chat template",
+            tokenizer.chat_template,
+            "one that add_chat_template gave",
+            "tune the model with one of these (finetune.chat_template)",
+        )
+    return template
+
+
+def _check_is_unmarked(conversation: Conversation, template: ChatTemplate) -> None:
+    if any(marker in turn.content for turn in conversation.turns for marker in template.markers):
+        raise BrokenRow("chat template's mark in a turn")
+
+
+def _render(
+    conversation: Conversation, template: ChatTemplate, tokenizer: "PreTrainedTokenizerFast"
+) -> tuple[str, bytearray, bytearray]:
+    """Returns the text, and for each of its characters whether it is content, and supervised."""
+    text, content, supervised = "", bytearray(), bytearray()
+    for piece in template.pieces(conversation, tokenizer.bos_token, tokenizer.eos_token):
+        text += piece.text
+        content += bytes([piece.is_content]) * len(piece.text)
+        supervised += bytes([piece.is_supervised]) * len(piece.text)
     return text, content, supervised
 
 
