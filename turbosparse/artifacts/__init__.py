@@ -1,6 +1,7 @@
 """Content-addressed folders behind a URI: everything that passes between stages."""
 
+from turbosparse.artifacts.attempts import Workspace
 from turbosparse.artifacts.manifest import ArtifactSpec, FileRecord, Manifest
-from turbosparse.artifacts.store import Artifact, Store, Workspace
+from turbosparse.artifacts.store import Artifact, Store
 
 __all__ = ["Artifact", "ArtifactSpec", "FileRecord", "Manifest", "Store", "Workspace"]

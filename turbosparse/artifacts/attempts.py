@@ -1,10 +1,25 @@
-"""Names of attempts, and the removal of those that a crash left behind."""
+"""Attempts at an artifact: where they write, and the removal of those that a crash left behind."""
 
 import os
 import secrets
 import shutil
 import socket
+from dataclasses import dataclass, field
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where a stage writes while it runs."""
+
+    folder: Path
+    """Becomes the artifact's files when the stage ends."""
+    state: Path
+    """Private to the stage, on this machine, survives a crash, removed on commit."""
+    state_uri: str
+    """The same at the root, where other machines find it: checkpoints to resume from."""
+    components: list[str] = field(default_factory=list)
+    """Receives `kind/identity` of the artifacts whose files the new one refers to."""
 
 
 def attempt_name() -> str:

@@ -1,9 +1,12 @@
 """A folder on a disk or an object store, reached with patience: outages are waited out, up to a bound."""
 
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,8 +25,11 @@ PATIENCE_SECONDS = 300.0
 """How long an operation is tried again before it counts as failed."""
 PART_BYTES = 32 * 1024**2
 """What one request uploads. S3 allows 10,000 of them: files of up to 335 GB."""
+NUM_TRANSFERS = 8
+"""Files that are copied at the same time."""
 
-_FINAL = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
+_ABSENT = (FileNotFoundError, NotADirectoryError)
+_FINAL = (*_ABSENT, FileExistsError, PermissionError, IsADirectoryError)
 T = TypeVar("T")
 Pieces = Callable[[], Iterable[bytes | memoryview]]
 
@@ -68,7 +74,7 @@ class Place:
         """Returns whether there is a file, or a folder that holds one."""
         try:
             self.patiently(lambda: self.fs.info(self.path(*parts)))
-        except FileNotFoundError:
+        except _ABSENT:
             return False
         return True
 
@@ -76,7 +82,7 @@ class Place:
         """Returns the sorted names of what lies directly below; none where there is no such folder."""
         try:
             found = self.patiently(lambda: self.fs.ls(self.path(*parts), detail=False))
-        except FileNotFoundError:
+        except _ABSENT:
             return []
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
 
@@ -113,8 +119,33 @@ class Place:
         """Deletes a file or a folder with all that is below, uploads that were begun there included."""
         try:
             self.patiently(lambda: self._remove(self.path(*parts)))
-        except FileNotFoundError:
+        except _ABSENT:
             return
+
+    def upload(self, folder: Path, paths: Iterable[str]) -> None:
+        """Copies files of a folder on this machine here, several at the same time."""
+
+        def put(path: str) -> None:
+            self.patiently(lambda: self.fs.put_file(str(folder / path), self.path(path)))
+
+        _at_once(put, paths)
+
+    def download(self, paths: Iterable[str], folder: Path) -> None:
+        """Copies files from here to a folder on this machine, each visible there once it is whole."""
+
+        def get(path: str) -> None:
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            draft = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
+            self.patiently(lambda: self.fs.get_file(self.path(path), str(draft)))
+            draft.replace(target)
+
+        _at_once(get, paths)
+
+    def last_written(self, *parts: str) -> datetime | None:
+        """Returns when an object store last received something below; None where there is nothing."""
+        found = self.patiently(lambda: self.fs.find(self.path(*parts), detail=True))
+        return max((info.get("LastModified", info.get("created")) for info in found.values()), default=None)
 
     def patiently(self, work: Callable[[], T]) -> T:
         """Returns what `work` returns, repeating it while storage fails in a way that may pass."""
@@ -126,7 +157,7 @@ class Place:
         )
         try:
             return retrying(work)
-        except (FileNotFoundError, FileExistsError):
+        except (*_ABSENT, FileExistsError):
             raise
         except (OSError, BotoCoreError) as error:
             expected = f"storage that answers, has space and lets us in ({error})"
@@ -169,6 +200,12 @@ def _write_file(path: Path, pieces: Pieces) -> None:
         file.flush()
         os.fsync(file.fileno())
     flush_folder(path.parent)
+
+
+def _at_once(work: Callable[[str], None], paths: Iterable[str]) -> None:
+    with ThreadPoolExecutor(NUM_TRANSFERS) as transfers:
+        for _ in transfers.map(work, paths):
+            pass
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -9,37 +9,28 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from filelock import FileLock, Timeout
-from fsspec.implementations.local import LocalFileSystem
 from pydantic import ValidationError
 
 import turbosparse
-from turbosparse.artifacts.attempts import attempt_name, remove_stale_attempts
-from turbosparse.artifacts.files import record_files, verify_file, verify_size, write_exclusively
+from turbosparse.artifacts.attempts import Workspace, attempt_name, remove_stale_attempts
+from turbosparse.artifacts.files import record_files, verify_file, verify_size
 from turbosparse.artifacts.manifest import ArtifactSpec, Manifest
+from turbosparse.artifacts.place import PATIENCE_SECONDS, Place
 from turbosparse.errors import ArtifactError
 
 MANIFEST = "manifest.json"
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
-
-
-@dataclass(frozen=True)
-class Workspace:
-    """Where a stage writes while it runs."""
-
-    folder: Path
-    """Becomes the artifact's files when the stage ends."""
-    state: Path
-    """Private to the stage, survives a crash, removed on commit: checkpoints to resume from."""
-    components: list[str] = field(default_factory=list)
-    """Receives `kind/identity` of the artifacts whose files the new one refers to."""
+SECONDS_TO_ANSWER = 10.0
+"""A root that does not answer for this long when a run starts is refused."""
+RECENT = timedelta(days=1)
+"""What was written to within this time may still be being made on another machine."""
 
 
 @dataclass(frozen=True)
@@ -73,39 +64,37 @@ class Store:
     """Artifacts below one root: a local folder or any fsspec URI, such as s3://bucket/prefix."""
 
     root: str
+    patience_seconds: float = PATIENCE_SECONDS
+    """How long an outage of the storage is waited out."""
     _verified: dict[str, Path] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        self._fs, path = fsspec.core.url_to_fs(self.root)
-        self._base = path.rstrip("/")
-        self.root = self._fs.unstrip_protocol(self._base)
+        self._place = Place.open(self.root, self.patience_seconds)
+        self.root = self._place.uri
 
     @property
     def local_root(self) -> Path | None:
         """The root as a path, where it is on this machine's disk."""
-        return Path(self._base) if isinstance(self._fs, LocalFileSystem) else None
+        return self._place.local
 
     def place(self, kind: str) -> str:
         """Returns where artifacts of a kind lie: a path on this machine, else a URI."""
         return f"{self.local_root or self.root}/{kind}"
 
     def check_writable(self) -> None:
-        """Creates the root if it is missing.
+        """Writes a file below the root and deletes it.
 
         Raises:
             ArtifactError: Nothing can be written there.
         """
+        probe = f".{attempt_name()}"
+        place = replace(self._place, patience_seconds=SECONDS_TO_ANSWER)
         try:
-            if self.local_root is None:
-                self._fs.ls(self._base.split("/")[0])
-                return
-            self.local_root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.local_root):
-                pass
-        except OSError as error:
-            raise ArtifactError(
-                "root", self.root, "a place that can be written", f"give another --root ({error})"
-            ) from error
+            place.write_bytes(probe, b"")
+            place.remove(probe)
+        except (OSError, ArtifactError) as error:
+            expected, remedy = "a place that can be written", f"give another --root ({error})"
+            raise ArtifactError("root", self.root, expected, remedy) from error
 
     def find(self, spec: ArtifactSpec) -> Artifact | None:
         """Returns the artifact if it is committed, its files' sizes checked (not their digests).
@@ -113,7 +102,7 @@ class Store:
         Raises:
             ArtifactError: Its manifest is unreadable, or a file is missing or of another size.
         """
-        if not self._fs.exists(self._path(spec.name, MANIFEST)):
+        if not self._place.exists(spec.name, MANIFEST):
             return None
         manifest = self._read_manifest(spec.name)
         self._verify_sizes(manifest)
@@ -126,7 +115,7 @@ class Store:
             ArtifactError: There is none.
         """
         name = "/".join(uri.rstrip("/").split("/")[-2:])
-        if not self._fs.exists(self._path(name, MANIFEST)):
+        if not self._place.exists(name, MANIFEST):
             raise ArtifactError(
                 "uri", uri, "<root>/<kind>/<identity> of a committed artifact", "see turbosparse store ls"
             )
@@ -144,8 +133,7 @@ class Store:
 
     def manifests(self) -> list[Manifest]:
         """Returns the manifests of all committed artifacts, oldest first."""
-        paths = self._fs.glob(f"{self._base}/*/*/{MANIFEST}")
-        names = ["/".join(path.split("/")[-3:-1]) for path in paths]
+        names = [name for name in self._names() if self._place.exists(name, MANIFEST)]
         return sorted((self._read_manifest(name) for name in names), key=lambda found: found.created_at)
 
     def lineage(self, manifest: Manifest) -> Iterator[tuple[int, str, Manifest]]:
@@ -176,36 +164,30 @@ class Store:
         Raises:
             ArtifactError: It is missing or corrupt.
         """
-        remote = self._path(manifest.name, manifest.attempt, path)
-        local = Path(remote)
-        if self.local_root is None:
+        if self.local_root is not None:
+            local = self._local_folder(manifest) / path
+        else:
             folder = Path(tempfile.gettempdir()) / "turbosparse-files" / manifest.name / manifest.attempt
             local = folder / path
             if not local.exists():
-                local.parent.mkdir(parents=True, exist_ok=True)
-                with tempfile.NamedTemporaryFile(dir=local.parent, delete=False) as download:
-                    self._fs.get_file(remote, download.name)
-                Path(download.name).replace(local)
+                self._files(manifest).download([path], folder)
         verify_file(local, manifest.files[path])
         return local
 
     def remove_unfinished(self) -> list[str]:
         """Deletes attempts and state that no manifest commits. Returns what was deleted.
 
-        What a stage on this machine is writing just now stays.
+        What a stage on this machine is writing just now stays. On an object store, where no lock
+        says so, that is whatever was written to within the last day.
         """
         removed = []
-        for path in self._fs.glob(f"{self._base}/*/*/*"):
-            name, last = "/".join(path.split("/")[-3:-1]), path.split("/")[-1]
-            if last == MANIFEST or not last.startswith(("attempt-", "state")):
-                continue
-            committed = self._fs.exists(self._path(name, MANIFEST))
-            if committed and self._read_manifest(name).attempt == last:
-                continue
-            if self._is_being_made(name):
-                continue
-            self._fs.rm(path, recursive=True)
-            removed.append(f"{name}/{last}")
+        for name in self._names():
+            committed = self._read_manifest(name).attempt if self._place.exists(name, MANIFEST) else None
+            for last in self._place.children(name):
+                is_left_over = last.startswith(("attempt-", "state")) and last != committed
+                if is_left_over and not self._is_being_made(name, last):
+                    self._place.remove(name, last)
+                    removed.append(f"{name}/{last}")
         return removed
 
     def _make(self, spec: ArtifactSpec, build: Build) -> Artifact:
@@ -215,7 +197,7 @@ class Store:
             files = record_files(workspace.folder)
             assert files, f"{spec.name} was built without a file"
             if self.local_root is None:
-                self._fs.put(f"{workspace.folder}/", self._path(spec.name, attempt), recursive=True)
+                self._place.below(spec.name, attempt).upload(workspace.folder, files)
             manifest = Manifest(
                 kind=spec.kind,
                 identity=spec.identity,
@@ -235,12 +217,14 @@ class Store:
 
     def _commit(self, manifest: Manifest, workspace: Workspace) -> Artifact:
         content = manifest.model_dump_json(indent=2).encode()
-        if not write_exclusively(self._fs, self._path(manifest.name, MANIFEST), content):
-            # Another machine committed first: its artifact is the artifact, ours is discarded.
-            self._remove_attempt(manifest.name, manifest.attempt)
-            return replace(self.load(manifest.name), reused=True)
+        is_ours = self._place.create(f"{manifest.name}/{MANIFEST}", content)
         shutil.rmtree(workspace.state, ignore_errors=True)
-        return Artifact(self, manifest)
+        self._place.remove(manifest.name, "state")
+        if is_ours:
+            return Artifact(self, manifest)
+        # Another machine committed first: its artifact is the artifact, ours is discarded.
+        self._place.remove(manifest.name, manifest.attempt)
+        return replace(self.load(manifest.name), reused=True)
 
     @contextmanager
     def _attempt(self, spec: ArtifactSpec) -> Iterator[tuple[str, Workspace]]:
@@ -248,16 +232,16 @@ class Store:
         if self.local_root is not None:
             home = self.local_root / spec.name
             remove_stale_attempts(home)
-            workspace = Workspace(home / attempt, home / "state")
         else:
             home = Path(tempfile.gettempdir()) / "turbosparse" / spec.name
-            workspace = Workspace(home / attempt, home / "state")
+        state_uri = f"{self.place(spec.kind)}/{spec.identity}/state"
+        workspace = Workspace(home / attempt, home / "state", state_uri)
         workspace.folder.mkdir(parents=True)
         workspace.state.mkdir(parents=True, exist_ok=True)
         try:
             yield attempt, workspace
         except BaseException as error:
-            self._remove_attempt(spec.name, attempt)
+            self._discard(spec.name, attempt)
             if isinstance(error, OSError) and error.errno in OUT_OF_SPACE:
                 raise self._is_full(spec, error) from error
             raise
@@ -269,10 +253,10 @@ class Store:
         remedy = "free space or give another --root, and run again: what was finished is kept"
         return ArtifactError("root", self.root, f"space for {spec.name} ({error.strerror})", remedy)
 
-    def _remove_attempt(self, name: str, attempt: str) -> None:
-        path = self._path(name, attempt)
-        if self._fs.exists(path):
-            self._fs.rm(path, recursive=True)
+    def _discard(self, name: str, attempt: str) -> None:
+        """Deletes a failed attempt, if storage lets us at once; else `remove_unfinished` does it."""
+        with suppress(ArtifactError):
+            replace(self._place, patience_seconds=0).remove(name, attempt)
 
     @contextmanager
     def _exclusive(self, spec: ArtifactSpec) -> Iterator[None]:
@@ -284,33 +268,42 @@ class Store:
         with FileLock(home / ".lock"):
             yield
 
-    def _is_being_made(self, name: str) -> bool:
+    def _is_being_made(self, name: str, part: str) -> bool:
         if self.local_root is None:
-            return False
+            written = self._place.last_written(name, part)
+            return written is not None and datetime.now(UTC) - written < RECENT
         try:
             with FileLock(self.local_root / name / ".lock", timeout=0):
                 return False
         except Timeout:
             return True
 
+    def _names(self) -> list[str]:
+        """Returns `kind/identity` of all that lies below the root, committed or not."""
+        kinds = [kind for kind in self._place.children() if not kind.startswith(".")]
+        return [f"{kind}/{identity}" for kind in kinds for identity in self._place.children(kind)]
+
+    def _files(self, manifest: Manifest) -> Place:
+        return self._place.below(manifest.name, manifest.attempt)
+
     def _local_folder(self, manifest: Manifest) -> Path:
-        if self.local_root is not None:
-            return self.local_root / manifest.name / manifest.attempt
+        files = self._files(manifest)
+        if files.local is not None:
+            return files.local
         folder = Path(tempfile.mkdtemp(prefix=f"turbosparse-{manifest.kind}-"))
-        self._fs.get(f"{self._path(manifest.name, manifest.attempt)}/", f"{folder}/", recursive=True)
+        files.download(manifest.files, folder)
         return folder
 
     def _verify_sizes(self, manifest: Manifest) -> None:
-        home = self._path(manifest.name, manifest.attempt)
-        found = self._fs.find(home, detail=True) if self._fs.exists(home) else {}
-        sizes = {path.removeprefix(f"{home}/"): info["size"] for path, info in found.items()}
+        files = self._files(manifest)
+        sizes = files.sizes()
         for path, record in manifest.files.items():
-            verify_size(f"{home}/{path}", sizes.get(path), record)
+            verify_size(files.path(path), sizes.get(path), record)
 
     def _read_manifest(self, name: str) -> Manifest:
-        path = self._path(name, MANIFEST)
+        path = self._place.path(name, MANIFEST)
         try:
-            manifest = Manifest.model_validate_json(self._fs.cat_file(path))
+            manifest = Manifest.model_validate_json(self._place.read(f"{name}/{MANIFEST}"))
         except ValidationError as error:
             first = error.errors()[0]
             remedy = "delete the artifact's folder and run its stage again"
@@ -323,6 +316,3 @@ class Store:
         yield depth, role, manifest
         for parent_role, name in sorted(manifest.parents.items()):
             yield from self._lineage(self._read_manifest(name), depth + 1, parent_role)
-
-    def _path(self, *parts: str) -> str:
-        return "/".join((self._base, *parts))
