@@ -3,7 +3,7 @@
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -14,12 +14,11 @@ from turbosparse.analysis.text import iterate_windows, read_texts
 from turbosparse.config import Activation
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.errors import DataError
-from turbosparse.export.huggingface import check_target, copy_tokenizer, export_huggingface, stop_tokens
+from turbosparse.export.huggingface import check_target, copy_tokenizer, stop_tokens
 from turbosparse.inference.decode import stream_tokens
 from turbosparse.inference.modules import Mode, decoding
 from turbosparse.model.convert import check_convertible, convert_model
 from turbosparse.model.folder import load_model
-from turbosparse.model.rewrite import write_released
 
 SPARSITY_WINDOW_TOKENS = 1_024
 
@@ -82,19 +81,6 @@ def generate_text(model_folder: str, prompt: str, mode: Mode, num_tokens: int, c
     if len(tokens) > 1:
         speed = (len(tokens) - 1) / seconds
         print(f"{len(tokens)} tokens, {speed:.1f} tokens/s after the first, {mode}", file=sys.stderr)
-
-
-def export_folder(model_folder: str, target: Path, layout: Literal["native", "released"]) -> dict[str, Any]:
-    """Writes a model folder in our Hugging Face layout, modelling code included, or in the released one."""
-    if layout == "released":
-        check_target(target)
-        write_released(model_folder, target)
-        copy_tokenizer(Path(model_folder), target)
-        return {"model": str(target), "format": "hf", "layout": layout}
-    model = load_model(model_folder)
-    card = f"# A TurboSparse model\n\nA `{model.config.model_type}` decoder, `{model.config.activation}`.\n"
-    export_huggingface(model, Path(model_folder), target, card)
-    return {"model": str(target), "format": "hf", "layout": layout}
 
 
 def _prompt_ids(tokenizer: Any, prompt: str, chat: bool) -> list[int]:

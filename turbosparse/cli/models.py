@@ -88,16 +88,44 @@ def generate(
 
 @app.command()
 def export(
-    model: Annotated[str, typer.Argument(help="Model folder.")],
-    dst: Annotated[str, typer.Argument(help="Folder to write; new or empty.")],
-    format: Annotated[Literal["hf"], typer.Option(help="hf: Hugging Face.")] = "hf",  # noqa: ARG001
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    dst: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
+    format: Annotated[
+        Literal["hf", "powerinfer", "powerinfer-dense", "powerinfer-predictors"],
+        typer.Option(help="hf; a PowerInfer GGUF, sparse or dense; or what PowerInfer's converter reads."),
+    ] = "hf",
     layout: Annotated[
         Literal["native", "released"],
         typer.Option(help="native: with our modelling code; released: as PowerInfer's TurboSparse models."),
     ] = "native",
+    quantize: Annotated[str, typer.Option(help="Of a GGUF's matrices: f16 or q4_0.")] = "f16",
+    statistics: Annotated[Path | None, typer.Option(help="Text to count neurons' activations on.")] = None,
+    num_tokens: Annotated[int, typer.Option(min=2, help="Tokens of it at the most.")] = 65_536,
+    vram_gib: Annotated[float | None, typer.Option(help="GPU memory to divide neurons for.")] = None,
+    context_tokens: Annotated[int, typer.Option(min=1, help="Longest context on that GPU.")] = 4_096,
+    engine: Annotated[Path | None, typer.Option(help="A built PowerInfer that checks the file.")] = None,
+    engine_text: Annotated[Path | None, typer.Option(help="Text that it is checked on.")] = None,
+    upload: Annotated[str | None, typer.Option(help="hf://OWNER/NAME or s3://BUCKET/PREFIX.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a model folder for other engines, with its own modelling code or as the released models are."""
-    from turbosparse.commands import export_folder  # noqa: PLC0415 - transformers takes seconds
+    """Write a model folder for other programs: the Hugging Face stack, or PowerInfer."""
+    from turbosparse.export import folder, powerinfer  # noqa: PLC0415 - transformers takes seconds
 
-    finish(export_folder(model, Path(dst), layout), as_json)
+    options = powerinfer.PowerInferOptions(
+        powerinfer.check_quantization(quantize),
+        statistics=statistics,
+        num_statistics_tokens=num_tokens,
+        vram_gib=vram_gib,
+        context_tokens=context_tokens,
+        engine=engine,
+        engine_text=engine_text,
+    )
+    found = folder.export_folder(folder.ExportRequest(model, dst, format, layout, options, upload))
+    for warning in found.get("warnings", []):
+        console.print(f"warning: {warning}", markup=False)
+    if "perplexity" in found:
+        table = Table("perplexity", "value")
+        for name, value in found["perplexity"].items():
+            table.add_row(name, f"{value:.4f}" if isinstance(value, float) else f"{value:,}")
+        console.print(table)
+    finish(found, as_json)

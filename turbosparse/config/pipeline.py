@@ -44,8 +44,10 @@ class EvaluateConfig(Config):
 
 
 class ExportConfig(Config):
-    """What the exported folder must prove before it is committed."""
+    """What is exported, and what it must prove before it is committed."""
 
+    powerinfer: Literal["f16", "q4_0"] | None = None
+    """Also write a file for PowerInfer, its matrices in F16 or Q4_0; none: the Hugging Face folder alone."""
     num_check_tokens: Annotated[int, Gt(0)] = 32
     """Tokens decoded greedily before and after export; they must be equal."""
     num_timed_tokens: Annotated[int, Gt(0)] = 32

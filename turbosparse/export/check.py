@@ -1,8 +1,10 @@
 """What an export must prove, and what it is measured for."""
 
+import platform
 from dataclasses import dataclass
 from statistics import median
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -20,6 +22,8 @@ class DecodingSpeed:
     exact_tokens_per_second: float
     ratio: float
     """Exact over dense: the median over repetitions, each pair timed one after the other."""
+    machine: str
+    """What it was measured on."""
 
 
 def check_decoding(
@@ -52,4 +56,11 @@ def time_decoding(model: PreTrainedModel, prompt: Tensor, num_tokens: int) -> De
         dense_tokens_per_second=median(dense for dense, _ in pairs),
         exact_tokens_per_second=median(exact for _, exact in pairs),
         ratio=median(exact / dense for dense, exact in pairs),
+        machine=_machine(model.device),
     )
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

@@ -1,41 +1,76 @@
 """A Hugging Face folder that stands on its own: weights, tokenizer, modelling code, model card."""
 
+import inspect
 import shutil
 from pathlib import Path
+from typing import Literal
 
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.dynamic_module_utils import get_relative_import_files
 
-from turbosparse.data.chatml import TURN_END
+from turbosparse.data.chat_templates import TURN_END
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.errors import ArtifactError
-from turbosparse.model.folder import save_model
+from turbosparse.export.target import whole_target
+from turbosparse.model.folder import open_folder
+from turbosparse.model.layout import OurConfig, our_class
+from turbosparse.model.rewrite import our_values, write_folder, write_released
 
+Layout = Literal["native", "released"]
+SHARD_BYTES = 5 * 1000**3
+"""Largest file of weights, unless one tensor alone is larger."""
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
     "chat_template.jinja",
 )
 
 
-def export_huggingface(model: PreTrainedModel, tokenizer_folder: Path, target: Path, card: str) -> None:
-    """Writes `target` so that AutoModelForCausalLM loads it.
+def export_huggingface(
+    source: Path, target: Path, card: str, layout: Layout = "native", shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Writes `source`'s model to `target`; weights stay bit for bit.
 
-    After `import turbosparse.model` no code from the folder runs; elsewhere the folder's own copy
-    of the modelling code serves, with trust_remote_code=True.
+    Bytes go from file to file: memory in use does not depend on the model's size.
+
+    Args:
+        source: A model folder in any layout that `load_model` reads, with its tokenizer.
+        target: A new or empty folder.
+        card: The README.md.
+        layout: `native`: AutoModelForCausalLM loads it after `import turbosparse.model`, no code from the
+            folder being run, and elsewhere by the folder's own copy of the modelling code, with
+            trust_remote_code=True. `released`: names and configuration of the released TurboSparse
+            models, for programs that know these.
+        shard_bytes: Largest file of weights.
 
     Raises:
-        ArtifactError: The target exists and is not empty.
+        ModelError: The source is no such folder, or has something that the released layout can't say.
+        DataError: It has no tokenizer.
+        ArtifactError: The target exists and is not empty, or the disk is full.
     """
-    check_target(target)
-    # A chat ends its turn with a token of its own; generate() must know both ends.
-    model.generation_config.eos_token_id = stop_tokens(load_tokenizer(tokenizer_folder))
-    type(model.config).register_for_auto_class("AutoConfig")
-    type(model).register_for_auto_class("AutoModelForCausalLM")
-    save_model(model, target)
-    copy_tokenizer(tokenizer_folder, target)
-    (target / "README.md").write_text(card, encoding="utf-8")
+    config, tensors = open_folder(source)
+    stops = stop_tokens(load_tokenizer(source))
+    with whole_target(target) as folder:
+        if layout == "released":
+            write_released(source, folder, shard_bytes)
+        else:
+            values = our_values(config) | {"auto_map": auto_map(config)}
+            write_folder(values, tensors, source, folder, shard_bytes)
+            _copy_modelling_code(config, folder)
+        copy_tokenizer(source, folder)
+        _write_generation_config(config, stops, folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def auto_map(config: OurConfig) -> dict[str, str]:
+    """Returns which classes of the folder's own modelling code transformers is to load."""
+    classes = {"AutoConfig": type(config), "AutoModelForCausalLM": our_class(config)}
+    return {name: f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}" for name, cls in classes.items()}
 
 
 def stop_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -67,3 +102,19 @@ def reload_exported(folder: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(
         folder, dtype="auto", local_files_only=True, use_safetensors=True, trust_remote_code=False
     ).eval()
+
+
+def _copy_modelling_code(config: OurConfig, folder: Path) -> None:
+    module = Path(inspect.getfile(our_class(config)))
+    for file in (module, *map(Path, get_relative_import_files(module))):
+        shutil.copyfile(file, folder / file.name)
+
+
+def _write_generation_config(config: OurConfig, stops: list[int], folder: Path) -> None:
+    if (folder / "generation_config.json").is_file():
+        generation = GenerationConfig.from_pretrained(str(folder), local_files_only=True)
+    else:
+        generation = GenerationConfig.from_model_config(config)
+    # A chat ends its turn with a token of its own; generate() must know both ends.
+    generation.eos_token_id = stops
+    generation.save_pretrained(str(folder))

@@ -65,7 +65,7 @@ def write_folder(
     Raises:
         ArtifactError: The target exists and is not an empty folder.
     """
-    with _whole_folder(target) as folder:
+    with whole_folder(target) as folder:
         write_shards(tensors, folder, shard_bytes)
         (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         if (source / "generation_config.json").is_file():
@@ -73,7 +73,7 @@ def write_folder(
 
 
 @contextmanager
-def _whole_folder(target: Path) -> Iterator[Path]:
+def whole_folder(target: Path) -> Iterator[Path]:
     """Gives an empty folder that becomes `target` once it is whole; after an error nothing is left."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ArtifactError("target", str(target), "an empty or new folder", "give another folder")

@@ -79,7 +79,7 @@ class Specs:
     def export(self) -> ArtifactSpec:
         """The folder for other engines."""
         tree = self._run.config.export.model_dump(mode="json")
-        return ArtifactSpec("export", 1, tree, {"model": self.finetune, "evaluation": self.evaluate})
+        return ArtifactSpec("export", 2, tree, {"model": self.finetune, "evaluation": self.evaluate})
 
     def _optional(self, name: str) -> dict[str, str]:
         digest = getattr(self._run.inputs, name)

@@ -1,0 +1,28 @@
+"""Folders that exist whole or not at all."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from turbosparse.artifacts.store import OUT_OF_SPACE
+from turbosparse.errors import ArtifactError
+from turbosparse.model.rewrite import whole_folder
+
+
+@contextmanager
+def whole_target(target: Path) -> Iterator[Path]:
+    """Gives an empty folder that becomes `target` once it is whole; after an error nothing is left.
+
+    Raises:
+        ArtifactError: The target exists and is not an empty folder, or the disk is full.
+    """
+    try:
+        with whole_folder(target) as folder:
+            yield folder
+    except OSError as error:
+        if error.errno not in OUT_OF_SPACE:
+            raise
+        remedy = "free space or give another folder; nothing was left there"
+        raise ArtifactError(
+            "target", str(target), f"space for the export ({error.strerror})", remedy
+        ) from error
