@@ -28,7 +28,7 @@ def _quieten_libraries() -> None:
     settings = {
         "TRANSFORMERS_VERBOSITY": "error",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "GOMP_SPINCOUNT": "2000",  # see turbosparse/train/launch/local.py
+        "GOMP_SPINCOUNT": "2000",  # see turbosparse/train/launch/agent.py
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }
