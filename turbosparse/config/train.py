@@ -6,6 +6,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import model_validator
 
 from turbosparse.config.base import Config
+from turbosparse.config.levers import ActivationScheduleConfig, DistillationConfig, SparsityPenaltyConfig
 from turbosparse.config.predictors import PredictorConfig
 from turbosparse.errors import ConfigError
 
@@ -43,6 +44,12 @@ class TrainConfig(Config):
     """A loss above this many times the median of the last 128 steps is a spike; none: no loss is."""
     max_skipped_steps: Annotated[int, Gt(0)] = 16
     """Training stops where more steps than this are skipped one after the other."""
+    distillation: DistillationConfig | None = None
+    """Learns from the original SwiGLU model's predictions; none: from the text alone, as in the paper."""
+    sparsity_penalty: SparsityPenaltyConfig | None = None
+    """Presses FFN activations towards zero; none: dReLU's own zeros, as in the paper."""
+    activation_schedule: ActivationScheduleConfig | None = None
+    """Goes from SwiGLU to the model's activation gradually; none: at once, as in the paper."""
     seed: Annotated[int, Ge(0)] = 17
     """Seeds everything random in training."""
 

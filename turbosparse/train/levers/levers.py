@@ -1,0 +1,86 @@
+"""All levers of one training run behind one interface."""
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from turbosparse.config import TrainConfig
+from turbosparse.model.observe import FFNActivations
+from turbosparse.train.levers.distillation import distillation_loss, teacher_logits
+from turbosparse.train.levers.penalty import SparsityPenalty
+from turbosparse.train.levers.schedule import ActivationSchedule
+
+
+class Levers:
+    """What the recipe's levers add to a training step; without any, nothing.
+
+    Whoever trains calls, in this order:
+
+    1. `start_step(progress_ratio)` before an optimizer step;
+    2. `look(activations)` for every FFN of the forward pass, where `watches` says so. The penalty's
+       gradients flow through `activations.combined`, under activation checkpointing too: a layer is
+       observed in its forward pass and recomputed unobserved. Compiled layers show nothing;
+    3. `losses(logits, batch, num_tokens)` after it: terms to add to the loss, while the cross-entropy is
+       multiplied by `language_model_weight`.
+
+    The teacher is no part of the model: no optimizer, checkpoint or sharding sees it.
+    """
+
+    def __init__(self, recipe: TrainConfig, model: nn.Module, teacher: PreTrainedModel | None) -> None:
+        """Prepares the levers.
+
+        Args:
+            recipe: Says which levers are on.
+            model: The model that trains; its FFNs' activation is what a schedule changes.
+            teacher: The original model, for `distillation`; see `load_teacher`.
+        """
+        assert (teacher is None) == (recipe.distillation is None), "the teacher and its lever belong together"
+        self._distillation = recipe.distillation
+        self._teacher = teacher
+        self._penalty = SparsityPenalty(recipe.sparsity_penalty) if recipe.sparsity_penalty else None
+        schedule = recipe.activation_schedule
+        self._schedule = ActivationSchedule(model, schedule.share_of_steps) if schedule else None
+
+    @property
+    def watches(self) -> bool:
+        """Whether the forward pass must be observed."""
+        return self._penalty is not None
+
+    @property
+    def language_model_weight(self) -> float:
+        """What the cross-entropy is multiplied by."""
+        return 1.0 if self._distillation is None else 1.0 - self._distillation.weight
+
+    def start_step(self, progress_ratio: float) -> None:
+        """Opens an optimizer step; `progress_ratio` is the steps done over all steps, in [0, 1)."""
+        for lever in (self._penalty, self._schedule):
+            if lever is not None:
+                lever.start_step(progress_ratio)
+
+    def look(self, activations: FFNActivations) -> None:
+        """Takes one FFN's activations, as an observer does."""
+        if self._penalty is not None:
+            self._penalty(activations)
+
+    def losses(self, logits: Tensor, batch: dict[str, Tensor], num_tokens: float) -> dict[str, Tensor]:
+        """Returns the microbatch's terms by name, each a scalar, weights included.
+
+        Args:
+            logits: [sequences, tokens, vocabulary], the model's.
+            batch: `input_ids`, and `labels` and `position_ids` if there are any.
+            num_tokens: What the cross-entropy's sum over tokens is divided by; KL's is divided alike.
+        """
+        terms: dict[str, Tensor] = {}
+        if self._distillation is not None:
+            labels = batch.get("labels", batch["input_ids"])
+            original = teacher_logits(self._placed_teacher(logits), batch)
+            kl = distillation_loss(logits, original, labels, self._distillation.temperature)
+            terms["distillation"] = self._distillation.weight * kl / num_tokens
+        if self._penalty is not None:
+            terms["sparsity_penalty"] = self._penalty.loss()
+        return terms
+
+    def _placed_teacher(self, logits: Tensor) -> PreTrainedModel:
+        assert self._teacher is not None
+        if self._teacher.device != logits.device:
+            self._teacher.to(logits.device)
+        return self._teacher
