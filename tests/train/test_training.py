@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from turbosparse.config import PredictorConfig, TrainConfig
+from turbosparse.config import Placement, PredictorConfig, TrainConfig
 from turbosparse.errors import TrainingError
 from turbosparse.train.history import read_history
 from turbosparse.train.job import TrainJob
-from turbosparse.train.launch.local import launch
+from turbosparse.train.launch import Program, open_launcher
 
 RECIPE = TrainConfig(num_steps=8, batch_size_sequences=4, learning_rate=3e-3, warmup_steps=2)
 
@@ -35,6 +35,11 @@ def job(model_folder: Path, data: Path, home: Path, **changes) -> TrainJob:
         "checkpoint_interval_steps": 3,
     }
     return TrainJob(**{**fields, **changes})
+
+
+def launch(training: TrainJob, on_event, on_log) -> None:
+    program = Program(training.name, training.identity, training.model_dump_json(), training.state_folder)
+    open_launcher(Placement(num_ranks=training.num_ranks)).launch(program, on_event, on_log)
 
 
 def run(training: TrainJob) -> tuple[list[float], dict[str, torch.Tensor]]:
