@@ -1,5 +1,7 @@
 """Levers beyond the paper: what each adds to a training step, and that it is without effect when off."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, log_softmax, silu
@@ -132,7 +134,7 @@ def test_the_penalty_rises_smoothly():
     shares = [warmed_up(step / 100, 0.3) for step in range(101)]
     assert shares[0] == 0
     assert shares == sorted(shares)
-    assert max(after - before for before, after in zip(shares, shares[1:], strict=False)) < 0.06
+    assert max(after - before for before, after in pairwise(shares)) < 0.06
     assert set(shares[30:]) == {1.0}
     assert warmed_up(0, 0) == 1
 
