@@ -38,6 +38,10 @@ class TrainingError(RuntimeError):
     """A training process ended without its result; the message carries the end of its output."""
 
 
+class TrainingDiverged(TrainingError):
+    """A step's loss or gradient was not to be trusted; the message says what to change."""
+
+
 class TrainingPreempted(TrainingError):
     """Training ended because it was told to; run again, it resumes at its last checkpoint."""
 

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from turbosparse.analysis.activity import FFNActivity
-from turbosparse.train.history import StepRecord
 
 
 def plot_mixture(wanted_ratio: dict[str, float], realised_ratio: dict[str, float], path: Path) -> None:
@@ -41,27 +40,6 @@ def plot_mixture(wanted_ratio: dict[str, float], realised_ratio: dict[str, float
     axes.set_xlabel("share of the tokens, % (wanted → realised)")
     axes.set_title("Mixture: wanted and realised")
     axes.legend(loc="lower right")
-    _save(figure, path)
-
-
-def plot_history(history: list[StepRecord], title: str, path: Path) -> None:
-    """Draws a training run's loss and, where it was measured, its zero-activation ratio to a PNG."""
-    figure, loss_axes = plt.subplots(figsize=(8, 4.5))
-    steps = [record.step for record in history]
-    (loss_line,) = loss_axes.plot(steps, [record.loss for record in history], color="tab:blue", label="loss")
-    loss_axes.set_xlabel("optimizer step")
-    loss_axes.set_ylabel("loss per token, nats")
-    loss_axes.grid(alpha=0.3)
-    measured = [record for record in history if record.zero_activation_ratio is not None]
-    ratio_axes = loss_axes.twinx()
-    percents = [100 * (record.zero_activation_ratio or 0.0) for record in measured]
-    (ratio_line,) = ratio_axes.plot(
-        [record.step for record in measured], percents, "o-", markersize=3, color="tab:orange", label="zeros"
-    )
-    ratio_axes.set_ylabel("zero activations, %")
-    ratio_axes.set_ylim(0, 100)
-    loss_axes.legend(handles=[loss_line, ratio_line], loc="upper right")
-    loss_axes.set_title(f"Training: {title}")
     _save(figure, path)
 
 

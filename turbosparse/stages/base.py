@@ -9,7 +9,7 @@ from turbosparse.model.folder import save_model
 from turbosparse.progress import Listener
 from turbosparse.stages.run import Run
 from turbosparse.stages.specs import Specs, require
-from turbosparse.stages.training import run_training
+from turbosparse.stages.training import TrainingInputs, run_training
 
 
 def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
@@ -23,6 +23,4 @@ def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
     corpus = require(run, Specs(run).prepare).folder()
     start = workspace.state / "initial"
     save_model(initial_model(run.config.model, load_tokenizer(corpus / "tokenizer"), "swiglu"), start)
-    return run_training(
-        run, "base", recipe, model_folder=start, data_folder=corpus, workspace=workspace, listener=listener
-    )
+    return run_training(run, "base", recipe, TrainingInputs(start, corpus), workspace, listener)

@@ -6,7 +6,7 @@ from turbosparse.artifacts import Workspace
 from turbosparse.progress import Listener
 from turbosparse.stages.run import Run
 from turbosparse.stages.specs import Specs, require
-from turbosparse.stages.training import run_training
+from turbosparse.stages.training import TrainingInputs, run_training
 
 
 def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
@@ -21,8 +21,10 @@ def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
         run,
         "pretrain",
         run.config.pretrain,
-        model_folder=require(run, Specs(run).convert).folder() / "model",
-        data_folder=require(run, Specs(run).prepare).folder(),
-        workspace=workspace,
-        listener=listener,
+        TrainingInputs(
+            model_folder=require(run, Specs(run).convert).folder() / "model",
+            data_folder=require(run, Specs(run).prepare).folder(),
+        ),
+        workspace,
+        listener,
     )

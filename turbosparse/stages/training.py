@@ -2,62 +2,105 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from turbosparse.artifacts import Workspace
-from turbosparse.config import FinetuneConfig, TrainConfig
+from turbosparse.config import PredictorConfig, TrainConfig
 from turbosparse.export.huggingface import copy_tokenizer
 from turbosparse.progress import Listener, OnProgress, Progress
-from turbosparse.reports.plots import plot_history
+from turbosparse.reports.training_plots import plot_training
 from turbosparse.stages.run import Run
+from turbosparse.stages.specs import Specs
+from turbosparse.train.callbacks.profiling import TRACE_NAME
+from turbosparse.train.checkpoints import Checkpoint, CheckpointStore, assemble_model
+from turbosparse.train.credentials import check_wandb
 from turbosparse.train.history import read_history, summarise
 from turbosparse.train.job import TrainJob
-from turbosparse.train.launch.local import launch
+from turbosparse.train.launch import Program, open_launcher
 from turbosparse.train.launch.protocol import Event
+from turbosparse.train.state import HISTORY_NAME, MODEL_PREFIX
 
-SHOWN = ("loss", "tokens_per_second", "zero_activation_ratio", "predictor_recall")
+SHOWN = ("loss", "tokens_per_second", "mfu", "gradient_norm", "zero_activation_ratio", "predictor_recall")
+
+StageName = Literal["base", "pretrain", "finetune"]
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What a training starts from."""
+
+    model_folder: Path
+    data_folder: Path
+    """Shards and tokenizer/."""
+    vocab_size: int | None = None
+    """Widens the vocabulary to this many entries first."""
+    predictor: PredictorConfig | None = None
+    """Predictors that train beside the model."""
 
 
 def run_training(
     run: Run,
-    name: Literal["base", "pretrain", "finetune"],
+    name: StageName,
     recipe: TrainConfig,
-    *,
-    model_folder: Path,
-    data_folder: Path,
+    inputs: TrainingInputs,
     workspace: Workspace,
     listener: Listener,
-    vocab_size: int | None = None,
 ) -> dict[str, Any]:
     """Trains in processes of its own; fills the workspace with model/, history.jsonl, history.png.
 
     Returns:
-        first_loss, last_loss, tokens_per_second (the median step's), zero_activation_ratio.
+        first_loss, last_loss, tokens_per_second and mfu (the median step's), zero_activation_ratio, ….
 
     Raises:
-        TrainingError: A rank failed.
+        TurboSparseError: Model, data, checkpoints and ranks do not fit each other.
+        TrainingError: A rank failed; run again, training resumes after its last checkpoint.
     """
+    check_wandb(run.placement.training.wandb)
+    job = _job(run, name, recipe, inputs, workspace)
+    checkpoints = CheckpointStore(job.checkpoints, job.identity)
+    if _finished(checkpoints, recipe) is None:
+        program = Program(job.name, job.identity, job.model_dump_json(), job.state_folder)
+        launcher = open_launcher(run.placement)
+        launcher.launch(program, _as_progress(job, listener.on_progress), listener.on_log)
+    result = _finished(checkpoints, recipe)
+    assert result is not None, "training ended without its last checkpoint"
+    assemble_model(result, MODEL_PREFIX, workspace.folder / "model")
+    copy_tokenizer(inputs.data_folder / "tokenizer", workspace.folder / "model")
+    return _collect(job, result, workspace.folder)
+
+
+def _job(
+    run: Run, name: StageName, recipe: TrainConfig, inputs: TrainingInputs, workspace: Workspace
+) -> TrainJob:
     place = run.placement
-    rank_batch = recipe.batch_size_sequences // place.num_ranks
-    job = TrainJob(
+    num_ranks = place.num_ranks_total
+    rank_batch = recipe.batch_size_sequences // num_ranks
+    interval = place.checkpoint_interval_steps or min(max(10, recipe.num_steps // 20), 250)
+    return TrainJob(
         name=name,
+        identity=getattr(Specs(run), name).identity,
         recipe=TrainConfig(**recipe.model_dump(include=set(TrainConfig.model_fields))),
-        model_folder=str(model_folder),
-        data_folder=str(data_folder),
+        model_folder=str(inputs.model_folder),
+        data_folder=str(inputs.data_folder),
         shards=run.store.place("tokens"),
-        output_folder=str(workspace.folder / "model"),
+        validation_folder=None if name == "finetune" else str(inputs.data_folder),
         state_folder=str(workspace.state),
-        predictor=recipe.predictor if isinstance(recipe, FinetuneConfig) else None,
-        vocab_size=vocab_size,
-        num_ranks=place.num_ranks,
+        checkpoints=f"{workspace.state_uri}/checkpoints",
+        predictor=inputs.predictor,
+        vocab_size=inputs.vocab_size,
+        num_ranks=num_ranks,
         device_batch_size_sequences=place.device_batch_size_sequences or rank_batch,
-        checkpoint_interval_steps=place.checkpoint_interval_steps
-        or min(max(10, recipe.num_steps // 20), 250),
+        checkpoint_interval_steps=interval,
+        hardware=place.training,
     )
-    launch(job, _as_progress(job, listener.on_progress), listener.on_log)
-    copy_tokenizer(data_folder / "tokenizer", workspace.folder / "model")
-    return _collect(job, workspace.folder)
+
+
+def _finished(checkpoints: CheckpointStore, recipe: TrainConfig) -> Checkpoint | None:
+    """Returns the checkpoint of the last step, which holds the result."""
+    latest = checkpoints.latest()
+    return latest if latest is not None and latest.step == recipe.num_steps else None
 
 
 def _as_progress(job: TrainJob, on_progress: OnProgress) -> Callable[[Event], None]:
@@ -68,8 +111,11 @@ def _as_progress(job: TrainJob, on_progress: OnProgress) -> Callable[[Event], No
     return on_event
 
 
-def _collect(job: TrainJob, folder: Path) -> dict[str, Any]:
-    history = read_history(job.history_path)
-    shutil.copyfile(job.history_path, folder / "history.jsonl")
-    plot_history(history, job.name, folder / "history.png")
+def _collect(job: TrainJob, result: Checkpoint, folder: Path) -> dict[str, Any]:
+    (folder / HISTORY_NAME).write_bytes(result.file(HISTORY_NAME))
+    trace = Path(job.state_folder) / TRACE_NAME
+    if trace.is_file():
+        shutil.copyfile(trace, folder / TRACE_NAME)
+    history = read_history(folder / HISTORY_NAME)
+    plot_training(history, job.name, folder / "history.png")
     return summarise(history, job.recipe.num_steps)

@@ -1,7 +1,7 @@
 """The training history: one record per optimizer step, continued after a restart."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 
@@ -14,12 +14,26 @@ class StepRecord:
     """Mean language-model loss per token of the global batch, in nats."""
     tokens_per_second: float
     learning_rate: float
+    gradient_norm: float | None = None
+    """Of the model's gradients, before clipping."""
+    mfu: float | None = None
+    """Model FLOPs utilisation, in [0, 1]; None where the device's peak is not known."""
+    memory_bytes: int | None = None
+    """Largest rank's peak so far: allocated on its GPU, or resident without one."""
+    is_skipped: bool = False
+    """Whether the step's update was left out, as `on_bad_step: skip` asks."""
     zero_activation_ratio: float | None = None
     """Share of FFN activations that are exactly zero; measured at some steps only."""
+    zero_activation_layers: list[float] | None = None
+    """The same by layer."""
+    busiest_expert_load: list[float] | None = None
+    """By layer: tokens of the busiest expert over an even share (1: perfectly balanced)."""
+    validation_losses: dict[str, float] | None = None
+    """Loss on held-back text by category of the mixture; measured at some steps only."""
+    other_losses: dict[str, float] = field(default_factory=dict)
+    """What else the optimizer minimises, each before its weight: `router_balance`, `predictor`, …"""
     predictor_recall: float | None = None
     """Share of active neurons that the predictors found; only where predictors train."""
-    predictor_loss: float | None = None
-    """Binary cross-entropy of the predictors; only where predictors train."""
 
 
 def append_record(path: Path, record: StepRecord) -> None:
@@ -42,6 +56,18 @@ def read_history(path: Path) -> list[StepRecord]:
     return [records[step] for step in sorted(records)]
 
 
+def write_history(path: Path, history: list[StepRecord]) -> None:
+    """Replaces the history: a restart forgets the steps after its checkpoint."""
+    draft = path.with_suffix(".draft")
+    draft.write_text(encode_history(history), encoding="utf-8")
+    draft.replace(path)
+
+
+def encode_history(history: list[StepRecord]) -> str:
+    """Returns the history as it lies in its file."""
+    return "".join(json.dumps(asdict(record)) + "\n" for record in history)
+
+
 def summarise(history: list[StepRecord], num_steps: int) -> dict[str, float]:
     """Returns the stage's metrics; every step must be in the history.
 
@@ -49,12 +75,20 @@ def summarise(history: list[StepRecord], num_steps: int) -> dict[str, float]:
     single step's loss says more about its text than about the model.
     """
     assert [record.step for record in history] == list(range(1, num_steps + 1))
-    steady = sorted(record.tokens_per_second for record in history)
+    speeds = sorted(record.tokens_per_second for record in history)
     last = [record.loss for record in history[-max(1, num_steps // 10) :]]
-    measured = [r.zero_activation_ratio for r in history if r.zero_activation_ratio is not None]
-    return {
+    zeros = [r.zero_activation_ratio for r in history if r.zero_activation_ratio is not None]
+    summary = {
         "first_loss": history[0].loss,
         "last_loss": sum(last) / len(last),
-        "tokens_per_second": steady[len(steady) // 2],
-        "zero_activation_ratio": measured[-1],
+        "tokens_per_second": speeds[len(speeds) // 2],
+        "zero_activation_ratio": zeros[-1],
+        "num_skipped_steps": sum(record.is_skipped for record in history),
     }
+    utilisation = sorted(record.mfu for record in history if record.mfu is not None)
+    memory = [record.memory_bytes for record in history if record.memory_bytes is not None]
+    if utilisation:
+        summary["mfu"] = utilisation[len(utilisation) // 2]
+    if memory:
+        summary["peak_memory_bytes"] = max(memory)
+    return summary

@@ -5,14 +5,16 @@ from typing import Annotated, Literal
 
 from annotated_types import Gt
 
-from turbosparse.config import Config, PredictorConfig, TrainConfig
+from turbosparse.config import Config, PredictorConfig, TrainConfig, TrainingPlacement
 
 
 class TrainJob(Config):
-    """One training run: a model folder in, a model folder and a history out."""
+    """One training run: a model folder in; checkpoints, the last of them the result, and a history out."""
 
     name: Literal["base", "pretrain", "finetune"]
     """The stage; it decides what the data folder holds."""
+    identity: str
+    """The artifact's: checkpoints of another one are refused, and W&B's run is named after it."""
     recipe: TrainConfig
     """Hyperparameters."""
     model_folder: str
@@ -21,20 +23,24 @@ class TrainJob(Config):
     """Shards of text (`base`, `pretrain`) or of conversations (`finetune`)."""
     shards: str
     """Where the paths of a corpus's index begin: a folder, or a URI that streaming downloads from."""
-    output_folder: str
-    """Receives the model and history.jsonl."""
+    validation_folder: str | None = None
+    """The prepared corpus whose held-back text validates; none: no validation."""
     state_folder: str
-    """Checkpoints to resume from."""
+    """This machine's own: history, traces, what W&B writes offline."""
+    checkpoints: str
+    """Folder or URI of the checkpoints."""
     predictor: PredictorConfig | None = None
     """Trains activation predictors beside the model."""
     vocab_size: Annotated[int, Gt(0)] | None = None
     """Widens the vocabulary to this many entries before training."""
     num_ranks: Annotated[int, Gt(0)]
-    """Training processes."""
+    """Training processes, over all nodes."""
     device_batch_size_sequences: Annotated[int, Gt(0)]
     """Sequences per forward pass of one rank."""
     checkpoint_interval_steps: Annotated[int, Gt(0)]
     """Steps between checkpoints."""
+    hardware: TrainingPlacement = TrainingPlacement()
+    """How training uses the hardware, and what is looked at meanwhile."""
 
     @property
     def rank_batch_size_sequences(self) -> int:

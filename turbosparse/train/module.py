@@ -1,16 +1,19 @@
 """The model as Composer trains it."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from composer.models import ComposerModel
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from turbosparse.config import PredictorConfig
-from turbosparse.model.observe import observe
+from turbosparse.config import PredictorConfig, TrainConfig
+from turbosparse.data.chat import IGNORED_LABEL
+from turbosparse.model.observe import FFNActivations
 from turbosparse.train.observer import TrainingObserver
+from turbosparse.train.statistics import FFNStatistics
 
 Batch = dict[str, Tensor]
 
@@ -19,26 +22,43 @@ class CausalLMTraining(ComposerModel):
     """Next-token loss, the router's balancing loss (Mixtral), and the predictors' own loss."""
 
     def __init__(
-        self, model: PreTrainedModel, router_aux_loss_ratio: float, predictor: PredictorConfig | None
+        self, model: PreTrainedModel, recipe: TrainConfig, predictor: PredictorConfig | None = None
     ) -> None:
         super().__init__()
         self.model = model
-        self.observer = TrainingObserver(predictor.positive_weight if predictor else 1.0)
-        self.language_model_losses: list[Tensor] = []
-        self.predictor_losses: list[Tensor] = []
+        self.observer = TrainingObserver(predictor)
+        self.statistics = FFNStatistics(model.config, model.device)
         self.observes = False
+        self.losses: dict[str, Tensor] = {}
+        """This step's sums over microbatches, by name; `language_model` is per token of the whole batch."""
+        self.num_sequences = 0
+        """Sequences of this step that this rank has computed the loss of."""
+        self._recipe = recipe
         self._trains_predictors = predictor is not None
         self._is_moe = hasattr(model.config, "num_local_experts")
-        self._router_aux_loss_ratio = router_aux_loss_ratio
-        # Without this FSDP2 takes the whole model as one unit.
-        layer_class = type(model.model.layers[0])
-        model.fsdp_wrap_fn = lambda module: isinstance(module, layer_class)
+        self._tokens_per_sequence = 1.0
+
+    def start_step(self, progress_ratio: float, observes: bool, tokens_per_sequence: float) -> None:
+        """Opens an optimizer step.
+
+        Args:
+            progress_ratio: Steps done over all steps, in [0, 1).
+            observes: Whether the FFNs' activations are measured in it.
+            tokens_per_sequence: Supervised tokens of the global batch over its sequences. By this, not
+                by its own tokens, a microbatch's loss is divided: every supervised token counts alike,
+                whatever rank and microbatch it is in.
+        """
+        self.observes = observes
+        self.losses.clear()
+        self.num_sequences = 0
+        self.observer.start_step(progress_ratio, counts=observes)
+        self.statistics.start_step()
+        self._tokens_per_sequence = tokens_per_sequence
 
     def forward(self, batch: Batch) -> CausalLMOutputWithPast:
         """Runs the model on input_ids [sequences, tokens], with labels and position_ids if given."""
-        looking = self.observes or self._trains_predictors
         arguments: dict[str, Any] = {"output_router_logits": True} if self._is_moe else {}
-        with observe(self.model, self.observer) if looking else nullcontext():
+        with self._looking(batch.get("is_real")), self._compiled_or_not():
             output: CausalLMOutputWithPast = self.model(
                 input_ids=batch["input_ids"],
                 position_ids=batch.get("position_ids"),
@@ -52,13 +72,49 @@ class CausalLMTraining(ComposerModel):
         logits = outputs.logits
         assert logits is not None
         labels = batch.get("labels", batch["input_ids"])
-        loss: Tensor = self.model.loss_function(logits, labels, vocab_size=logits.shape[-1])
-        self.language_model_losses.append(loss.detach())
+        parts = {
+            "language_model": self.model.loss_function(
+                logits,
+                labels,
+                vocab_size=logits.shape[-1],
+                num_items_in_batch=len(labels) * self._tokens_per_sequence,
+            )
+        }
+        loss: Tensor = parts["language_model"]
         if self._is_moe:
-            loss = loss + self._router_aux_loss_ratio * outputs.aux_loss
+            parts["router_balance"] = outputs.aux_loss
+            loss = loss + self._recipe.router_aux_loss_ratio * outputs.aux_loss
         if self._trains_predictors:
             predictor_loss = self.observer.predictor_loss()
             assert predictor_loss is not None
-            self.predictor_losses.append(predictor_loss.detach())
+            parts["predictor"] = predictor_loss
             loss = loss + predictor_loss
+        self._keep(parts, len(labels))
         return loss
+
+    def _looking(self, is_real: Tensor | None) -> AbstractContextManager[Any]:
+        if not (self.observes or self._trains_predictors):
+            return nullcontext()
+        return self.observer.watching(self.model, self._look, is_real)
+
+    def _compiled_or_not(self) -> AbstractContextManager[Any]:
+        # Compiled layers know nothing of an observer that comes and goes.
+        return torch.compiler.set_stance("force_eager") if self.observes else nullcontext()
+
+    def _look(self, activations: FFNActivations) -> None:
+        if self.observes:
+            self.statistics(activations)
+        if self._trains_predictors:
+            self.observer(activations)
+
+    def _keep(self, parts: dict[str, Tensor], num_sequences: int) -> None:
+        self.num_sequences += num_sequences
+        for name, part in parts.items():
+            kept = part.detach() * num_sequences
+            self.losses[name] = self.losses[name] + kept if name in self.losses else kept
+
+
+def num_supervised_tokens(batch: Batch) -> int:
+    """Returns how many of a batch's tokens the loss falls on: a sequence's first has no prediction."""
+    labels = batch.get("labels", batch["input_ids"])
+    return int((labels[:, 1:] != IGNORED_LABEL).sum())

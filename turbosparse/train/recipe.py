@@ -3,8 +3,9 @@
 from typing import Any
 
 import torch
-from composer.optim import CosineAnnealingWithWarmupScheduler
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup_lr_rate
 
 from turbosparse.config import PredictorConfig, TrainConfig
 
@@ -23,10 +24,16 @@ def build_optimizer(
     return torch.optim.AdamW(groups, betas=betas, weight_decay=recipe.weight_decay, fused=True)
 
 
-def build_schedule(recipe: TrainConfig) -> CosineAnnealingWithWarmupScheduler:
-    """Returns linear warmup, then a cosine down to the final learning rate at the last step."""
-    return CosineAnnealingWithWarmupScheduler(
-        t_warmup=f"{recipe.warmup_steps}ba",
-        t_max=f"{recipe.num_steps}ba",
-        alpha_f=recipe.final_learning_rate_ratio,
+def build_schedule(optimizer: torch.optim.Optimizer, recipe: TrainConfig) -> LambdaLR:
+    """Returns linear warmup, then a cosine down to the final learning rate.
+
+    The first step's rate is one warmup step up, not zero. Composer's own scheduler lags one step behind
+    and would make two steps at zero.
+    """
+    schedule: LambdaLR = get_cosine_with_min_lr_schedule_with_warmup_lr_rate(
+        optimizer,
+        num_warmup_steps=recipe.warmup_steps,
+        num_training_steps=recipe.num_steps,
+        min_lr_rate=recipe.final_learning_rate_ratio,
     )
+    return schedule

@@ -1,122 +1,169 @@
 """One training run on all ranks, through Composer."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from composer import DataSpec, Trainer
-from composer.core import Event, State
+from composer.core import Callback
 from composer.utils import dist
-from composer.utils.parallelism import FSDP2Config, ParallelismConfig
 from streaming import StreamingDataLoader, StreamingDataset
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import PreTrainedModel, set_seed
 
 from turbosparse.data.sft_stream import open_instructions
 from turbosparse.data.stream import open_mixture
-from turbosparse.model.convert import add_vocabulary, with_predictors
-from turbosparse.model.folder import load_model, save_model
-from turbosparse.train.callbacks.clipping import GradientNormClipping
+from turbosparse.errors import DataError
+from turbosparse.model.layout import OurConfig
+from turbosparse.train.callbacks.checkpointing import Checkpointing
+from turbosparse.train.callbacks.guard import StepGuard
+from turbosparse.train.callbacks.profiling import Profiling
 from turbosparse.train.callbacks.progress import StepProgress
+from turbosparse.train.callbacks.validation import Validation
+from turbosparse.train.checkpoints import CheckpointStore
 from turbosparse.train.job import TrainJob
 from turbosparse.train.module import CausalLMTraining
 from turbosparse.train.recipe import build_optimizer, build_schedule
+from turbosparse.train.sharding import build_sharded_model
+from turbosparse.train.state import HISTORY_NAME, TrainingState
+from turbosparse.train.tracking import WandbLogger
 
 
 def train(job: TrainJob) -> None:
-    """Trains to the last step, resuming from the last checkpoint, and writes the model.
+    """Trains to the last step, resuming after the last checkpoint, and saves the model as one more.
 
     Runs on every rank; the device (GPU or CPU) is chosen by what the machine has.
+
+    Raises:
+        TurboSparseError: The data, the model and the checkpoints do not belong together.
+        TrainingDiverged: A step's loss or gradient was not to be trusted.
+        TrainingPreempted: The process was told to stop, and has saved where it was.
     """
     set_seed(job.recipe.seed)
-    model = _prepare_model(job)
-    module = CausalLMTraining(model, job.recipe.router_aux_loss_ratio, job.predictor)
-    dataset = _open_data(job, model.config.bos_token_id)
-    trainer = _build_trainer(job, module, dataset)
+    checkpoints = _open_checkpoints(job)
+    model = build_sharded_model(
+        job.model_folder,
+        vocab_size=job.vocab_size,
+        predictor_rank=_predictor_rank(job),
+        seed=job.recipe.seed,
+        device=f"cuda:{dist.get_local_rank()}" if torch.cuda.is_available() else "cpu",
+    )
+    _compute_as_placed(job, model)
+    module = CausalLMTraining(model.train(), job.recipe, job.predictor)
+    dataset = _open_data(job, model.config)
+    trainer, state = _build_trainer(job, module, dataset, checkpoints)
     assert trainer.state.fsdp_enabled == (job.num_ranks > 1), "Composer fell back to DDP"
+    _resume(checkpoints, state)
     trainer.fit()
-    _write_model(model, Path(job.output_folder))
+    checkpoints.save(job.recipe.num_steps, state.weights(), state.record(), state.files())
     trainer.close()
 
 
-def _prepare_model(job: TrainJob) -> PreTrainedModel:
-    model = load_model(job.model_folder)
-    if job.vocab_size is not None:
-        add_vocabulary(model, job.vocab_size)
-    if job.predictor is not None:
-        model = with_predictors(model, job.predictor.rank, job.recipe.seed)
-    return model.train()
+def _open_checkpoints(job: TrainJob) -> CheckpointStore:
+    placed = job.hardware
+    return CheckpointStore(
+        job.checkpoints,
+        job.identity,
+        keep_last=placed.keep_checkpoints,
+        keep_every_steps=placed.keep_every_steps,
+    )
 
 
-def _open_data(job: TrainJob, bos_token_id: int) -> StreamingDataset:
+def _predictor_rank(job: TrainJob) -> int | list[int] | None:
+    rank = job.predictor.rank if job.predictor else None
+    return list(rank) if isinstance(rank, tuple) else rank
+
+
+def _compute_as_placed(job: TrainJob, model: PreTrainedModel) -> None:
+    if job.hardware.activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    # Predictors observe every step, which compiled layers can't be.
+    if job.hardware.compile and job.predictor is None:
+        for layer in model.model.layers:
+            layer.compile()
+
+
+def _open_data(job: TrainJob, config: OurConfig) -> StreamingDataset:
     folder, batch_size = Path(job.data_folder), job.rank_batch_size_sequences
     if job.name == "finetune":
-        return open_instructions(folder, batch_size)
-    return open_mixture(
-        folder, job.shards, batch_size, bos_token_id if job.recipe.attend_within_documents else None
-    )
+        dataset = open_instructions(folder, batch_size)
+    else:
+        separator = config.bos_token_id if job.recipe.attend_within_documents else None
+        dataset = open_mixture(folder, job.shards, batch_size, separator)
+    _check_data(job, dataset, config)
+    return dataset
 
 
-def _build_trainer(job: TrainJob, module: CausalLMTraining, dataset: StreamingDataset) -> Trainer:
+def _check_data(job: TrainJob, dataset: StreamingDataset, config: OurConfig) -> None:
+    tokens = dataset[0]["input_ids"]
+    if len(tokens) > config.max_position_embeddings:
+        raise DataError(
+            "data",
+            f"sequences of {len(tokens)} tokens",
+            f"at most the model's context of {config.max_position_embeddings} tokens",
+            "prepare the data again with a shorter sequence_length",
+        )
+    if int(tokens.max()) >= config.vocab_size:
+        raise DataError(
+            "data",
+            f"token {int(tokens.max())}",
+            f"tokens of the model's vocabulary of {config.vocab_size}",
+            "prepare the data again with the model's own tokenizer",
+        )
+    if len(dataset) < job.recipe.batch_size_sequences:
+        raise DataError(
+            "batch_size_sequences",
+            job.recipe.batch_size_sequences,
+            f"at most the data's {len(dataset)} sequences",
+            "lower it or give more data",
+        )
+
+
+def _build_trainer(
+    job: TrainJob, module: CausalLMTraining, dataset: StreamingDataset, checkpoints: CheckpointStore
+) -> tuple[Trainer, TrainingState]:
     sequence_length = len(dataset[0]["input_ids"])
-    on_gpu = torch.cuda.is_available()
-    loader = StreamingDataLoader(
-        dataset, batch_size=job.rank_batch_size_sequences, num_workers=2 if on_gpu else 0, drop_last=True
-    )
-    return Trainer(
+    optimizer = build_optimizer(module, job.recipe, job.predictor)
+    guard = StepGuard(job.recipe)
+    progress = StepProgress(job, sequence_length, guard, Validation(job, sequence_length))
+    callbacks: list[Callback] = [guard, progress]
+    if job.hardware.profile_at_step is not None:
+        callbacks.append(Profiling(job))
+    trainer = Trainer(
         model=module,
-        train_dataloader=DataSpec(loader, get_num_tokens_in_batch=_count_tokens),
+        train_dataloader=_open_loader(job, dataset),
         max_duration=f"{job.recipe.num_steps}ba",
-        optimizers=build_optimizer(module, job.recipe, job.predictor),
-        schedulers=build_schedule(job.recipe),
-        callbacks=[GradientNormClipping(job.recipe.gradient_clip_norm), StepProgress(job, sequence_length)],
-        precision="amp_bf16" if on_gpu else "fp32",
+        optimizers=optimizer,
+        schedulers=build_schedule(optimizer, job.recipe),
+        step_schedulers_every_batch=True,
+        callbacks=callbacks,
+        loggers=[WandbLogger(job)] if job.hardware.wandb else [],
+        precision="amp_bf16" if torch.cuda.is_available() else "fp32",
         device_train_microbatch_size=job.device_batch_size_sequences,
-        parallelism_config=_sharding(job),
+        run_name=f"{job.name}-{job.identity}",
         seed=job.recipe.seed,
         progress_bar=False,
-        **_checkpoints(job),
     )
+    state = TrainingState(job, trainer, dataset, guard)
+    # First: the others' clocks start anew after it.
+    trainer.state.callbacks.insert(0, Checkpointing(job, checkpoints, state))
+    return trainer, state
 
 
-def _sharding(job: TrainJob) -> ParallelismConfig | None:
-    # One rank has nothing to shard, and FSDP's copies would cost a step of 300m about a tenth.
-    if job.num_ranks == 1:
-        return None
-    return ParallelismConfig(fsdp2=FSDP2Config(state_dict_type="sharded"))
+def _open_loader(job: TrainJob, dataset: StreamingDataset) -> DataSpec:
+    loader = StreamingDataLoader(
+        dataset,
+        batch_size=job.rank_batch_size_sequences,
+        num_workers=job.hardware.num_loader_workers if torch.cuda.is_available() else 0,
+        drop_last=True,
+    )
+    return DataSpec(loader, get_num_tokens_in_batch=lambda batch: batch["input_ids"].numel())
 
 
-def _checkpoints(job: TrainJob) -> dict[str, Any]:
-    # Sharded and whole checkpoints can't be read as each other: each has a folder of its own.
-    layout = "sharded" if job.num_ranks > 1 else "whole"
-    return {
-        "run_name": job.name,
-        "save_folder": str(Path(job.state_folder) / f"checkpoints-{layout}"),
-        "save_interval": _is_checkpoint_due(job),
-        "save_num_checkpoints_to_keep": 1,
-        "save_overwrite": True,
-        "autoresume": True,
-    }
-
-
-def _is_checkpoint_due(job: TrainJob) -> Callable[[State, Event], bool]:
-    def is_due(state: State, event: Event) -> bool:
-        step = state.timestamp.batch.value
-        # The last step's model is written as the stage's result: a checkpoint would repeat it.
-        is_last = step >= job.recipe.num_steps
-        return event == Event.BATCH_CHECKPOINT and not is_last and step % job.checkpoint_interval_steps == 0
-
-    return is_due
-
-
-def _count_tokens(batch: dict[str, torch.Tensor]) -> int:
-    return batch["input_ids"].numel()
-
-
-def _write_model(model: PreTrainedModel, folder: Path) -> None:
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state_dict = get_model_state_dict(model, options=options)
+def _resume(checkpoints: CheckpointStore, state: TrainingState) -> None:
+    found = checkpoints.latest()
+    if found is None:
+        return
+    checkpoints.load(found, state.tensors())
     if dist.get_global_rank() == 0:
-        save_model(model, folder, state_dict)
+        state.restore_history(found.file(HISTORY_NAME))
     dist.barrier()
+    state.restore(found.record)

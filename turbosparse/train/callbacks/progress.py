@@ -1,76 +1,161 @@
 """Progress of a training run: one record per step, kept on disk and sent to the launcher."""
 
+import resource
 import time
+from dataclasses import asdict
+from typing import Any
 
 import torch
+from composer.callbacks.speed_monitor import get_gpu_flops_available
 from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
-from torch import Tensor
 
+from turbosparse.analysis.flops import training_flops_per_token
+from turbosparse.train.callbacks.guard import StepGuard
+from turbosparse.train.callbacks.ranks import module_of
+from turbosparse.train.callbacks.validation import Validation
 from turbosparse.train.history import StepRecord, append_record
 from turbosparse.train.job import TrainJob
+from turbosparse.train.launch.heartbeat import beat
 from turbosparse.train.launch.protocol import emit
-from turbosparse.train.module import CausalLMTraining
+from turbosparse.train.module import num_supervised_tokens
+from turbosparse.train.statistics import busiest_expert_load, zero_activation_layers
 
-# Counting zeros reads every activation once more; every fifth step is often enough for a curve.
+# Counting zeros reads every activation once more, uncompiled: often enough for a curve is enough.
 OBSERVE_EVERY_STEPS = 5
+OBSERVE_EVERY_STEPS_ON_GPU = 50
 
 
 class StepProgress(Callback):
     """Measures loss, speed and sparsity over all ranks; rank 0 records and reports them."""
 
-    def __init__(self, job: TrainJob, sequence_length: int) -> None:
+    def __init__(self, job: TrainJob, sequence_length: int, guard: StepGuard, validation: Validation) -> None:
         self._job = job
+        self._guard = guard
+        self._validation = validation
+        self._sequence_length = sequence_length
         self._num_tokens = job.recipe.batch_size_sequences * sequence_length
+        self._observe_every = OBSERVE_EVERY_STEPS_ON_GPU if torch.cuda.is_available() else OBSERVE_EVERY_STEPS
+        self._first_step = 1
+        self._learning_rate = 0.0
+        self._step_flops = 0
+        self._peak_flops_per_second = 0.0
+        self._started = time.monotonic()
+
+    def fit_start(self, state: State, logger: Logger) -> None:  # noqa: ARG002 - Composer's form
+        """Learns what the model costs, and what the device could do."""
+        self._first_step = state.timestamp.batch.value + 1
+        config = module_of(state).model.config
+        self._step_flops = self._num_tokens * training_flops_per_token(config, self._sequence_length)
+        if torch.cuda.is_available():
+            self._peak_flops_per_second = get_gpu_flops_available(state) * dist.get_world_size()
         self._started = time.monotonic()
 
     def batch_start(self, state: State, logger: Logger) -> None:  # noqa: ARG002 - Composer's form
         """Opens the step."""
-        module = _module(state)
         step = state.timestamp.batch.value + 1
-        module.observes = step == self._job.recipe.num_steps or step % OBSERVE_EVERY_STEPS == 1
-        module.observer.start_step()
-        module.language_model_losses.clear()
-        module.predictor_losses.clear()
-        self._started = time.monotonic()
+        beat(f"step {step}", is_slow=step == self._first_step)
+        # Whatever is random in a step depends on the step alone: a resumed run repeats it.
+        torch.manual_seed(self._job.recipe.seed * 1_000_003 + step * dist.get_world_size() + _rank())
+        self._learning_rate = state.optimizers[0].param_groups[0]["lr"]
+        num_steps = self._job.recipe.num_steps
+        observes = step == num_steps or step % self._observe_every == 1
+        tokens_per_sequence = self._tokens_per_sequence(state.batch)
+        module_of(state).start_step((step - 1) / num_steps, observes, tokens_per_sequence)
 
-    def batch_end(self, state: State, logger: Logger) -> None:  # noqa: ARG002 - Composer's form
+    def batch_end(self, state: State, logger: Logger) -> None:
         """Closes the step: all ranks agree on the figures, rank 0 keeps them."""
         record = self._measure(state)
-        if dist.get_global_rank() == 0:
+        if _rank() == 0:
             append_record(self._job.history_path, record)
             emit("step", record)
+        logger.log_metrics(_flat(record))
+
+    def batch_checkpoint(self, state: State, logger: Logger) -> None:  # noqa: ARG002 - Composer's form
+        """Starts the next step's clock: its wait for data counts, this one's checkpoint does not."""
+        self._started = time.monotonic()
+
+    def _tokens_per_sequence(self, batch: dict[str, torch.Tensor]) -> float:
+        if "labels" not in batch:
+            return self._sequence_length - 1
+        total = torch.tensor(float(num_supervised_tokens(batch)), device=_device())
+        dist.all_reduce(total)
+        return float(total) / self._job.recipe.batch_size_sequences
 
     def _measure(self, state: State) -> StepRecord:
-        module = _module(state)
+        step = state.timestamp.batch.value
         seconds = time.monotonic() - self._started
-        loss = _mean_over_ranks(module.language_model_losses)
-        has_predictors = bool(module.predictor_losses)
-        predictor_loss = _mean_over_ranks(module.predictor_losses) if has_predictors else None
-        counts = module.observer.counts()
-        dist.all_reduce(counts)
-        zeros, activations, active, found = counts.tolist()
+        losses = dict(self._guard.losses)
         return StepRecord(
-            step=state.timestamp.batch.value,
-            loss=loss,
+            step=step,
+            loss=losses.pop("language_model"),
             tokens_per_second=self._num_tokens / seconds,
-            learning_rate=state.schedulers[0].get_last_lr()[0],
-            zero_activation_ratio=zeros / activations if activations else None,
-            predictor_recall=found / active if active else None,
-            predictor_loss=predictor_loss,
+            learning_rate=self._learning_rate,
+            gradient_norm=self._guard.gradient_norm,
+            mfu=self._mfu(seconds),
+            memory_bytes=_peak_memory_bytes(),
+            is_skipped=self._guard.is_skipped,
+            validation_losses=self._validation.losses_of(step, state),
+            other_losses=losses,
+            predictor_recall=_predictor_recall(state),
+            **_sparsity(state),
         )
 
-
-def _module(state: State) -> CausalLMTraining:
-    module = state.model
-    # Under DDP Composer wraps the module; under FSDP2 it stays itself.
-    inner = getattr(module, "module", module)
-    assert isinstance(inner, CausalLMTraining)
-    return inner
+    def _mfu(self, seconds: float) -> float | None:
+        if not self._peak_flops_per_second:
+            return None
+        return self._step_flops / seconds / self._peak_flops_per_second
 
 
-def _mean_over_ranks(losses: list[Tensor]) -> float:
-    total = torch.stack(losses).mean()
-    dist.all_reduce(total)
-    return float(total) / dist.get_world_size()
+def _sparsity(state: State) -> dict[str, Any]:
+    module = module_of(state)
+    if not module.observes:
+        return {}
+    counts = module.statistics.counts()
+    dist.all_reduce(counts)
+    layers = zero_activation_layers(counts)
+    return {
+        "zero_activation_ratio": sum(layers) / len(layers),
+        "zero_activation_layers": layers,
+        "busiest_expert_load": busiest_expert_load(counts),
+    }
+
+
+def _predictor_recall(state: State) -> float | None:
+    counts = module_of(state).observer.counts().to(_device())
+    dist.all_reduce(counts)
+    active, _, found, _ = counts.tolist()
+    return found / active if active else None
+
+
+def _peak_memory_bytes() -> int:
+    """Returns the largest rank's peak so far."""
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    largest = torch.tensor(peak, device=_device())
+    dist.all_reduce(largest, reduce_operation="MAX")
+    return int(largest)
+
+
+def _flat(record: StepRecord) -> dict[str, Any]:
+    """Returns a record's figures under names that plots can have: train/loss, train/zero_activations/3."""
+    flat: dict[str, Any] = {}
+    for name, value in asdict(record).items():
+        if isinstance(value, list):
+            flat |= {f"train/{name}/{place}": item for place, item in enumerate(value)}
+        elif isinstance(value, dict):
+            flat |= {f"train/{name}/{place}": item for place, item in value.items()}
+        elif value is not None:
+            flat[f"train/{name}"] = value
+    return flat
+
+
+def _rank() -> int:
+    return int(dist.get_global_rank())
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

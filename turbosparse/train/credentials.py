@@ -1,0 +1,24 @@
+"""Keys that training needs, tried before anything is launched."""
+
+from turbosparse.config import WandbConfig
+from turbosparse.errors import ConfigError
+
+
+def check_wandb(wanted: WandbConfig | None) -> None:
+    """Logs in at W&B where a run is to be tracked online; the key is neither shown nor stored.
+
+    Raises:
+        ConfigError: There is no key, or W&B refuses it.
+    """
+    if wanted is None or wanted.mode == "offline":
+        return
+    import wandb  # noqa: PLC0415 - a second, and most runs have none
+
+    remedy = "set WANDB_API_KEY, or track offline (training.wandb.mode: offline)"
+    try:
+        has_key = wandb.login(prompt=False, verify=True)
+    except wandb.errors.AuthenticationError as error:
+        # The message names the reason, never the key.
+        raise ConfigError("WANDB_API_KEY", "refused", f"a key that W&B accepts ({error})", remedy) from None
+    if not has_key:
+        raise ConfigError("WANDB_API_KEY", None, "a key of W&B", remedy)
