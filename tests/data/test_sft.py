@@ -18,7 +18,8 @@ from turbosparse.data.chat import (
     truncate,
 )
 from turbosparse.data.conversations import BrokenRow, Conversation, Turn, read_conversations
-from turbosparse.data.sft import build_instructions, pack
+from turbosparse.data.pack import pack
+from turbosparse.data.sft import InstructionPlan, build_instructions
 from turbosparse.data.tokenizer import load_tokenizer, train_tokenizer
 from turbosparse.errors import DataError
 
@@ -134,7 +135,9 @@ def test_packing_keeps_conversations_whole_and_positions_apart():
     assert packed[0].position_ids.tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
     assert packed[1].position_ids.tolist() == [0, 1, 2, 3, 0, 1, 0, 1]
     assert packed[1].labels.tolist() == [-100, 11, 12, 13, -100, 31, -100, -100]
-    assert {array.dtype for sequence in packed for array in vars(sequence).values()} == {np.dtype("int32")}
+    assert [sequence.num_tokens for sequence in packed] == [8, 6]
+    arrays = [packed[0].input_ids, packed[0].labels, packed[0].position_ids]
+    assert {array.dtype for array in arrays} == {np.dtype("int32")}
 
 
 def test_packing_loses_nothing_and_wastes_little():
@@ -177,7 +180,9 @@ def test_built_shards_stream_what_was_packed(small_tokenizer, questions, tmp_pat
     cut = Conversation((Turn("user", "go on"), Turn("assistant", "on " * 200)))
     rejected = Counter({"invalid JSON": 2})
     given = [*questions, questions[0], too_long, cut]
-    metrics = build_instructions(given, tmp_path / "given", 128, 1_000, 10, tmp_path, rejected=rejected)
+    metrics = build_instructions(
+        given, tmp_path / "given", InstructionPlan(128, 1_000, 10), tmp_path, rejected=rejected
+    )
     assert metrics["rejected"] == {
         "duplicate": 1,
         "invalid JSON": 2,
@@ -187,7 +192,12 @@ def test_built_shards_stream_what_was_packed(small_tokenizer, questions, tmp_pat
 
     sequences = list(open_instructions(tmp_path, device_batch_size=1))
     assert len(sequences) == metrics["num_sequences"]
-    assert all(values.shape == (128,) and values.dtype == torch.long for values in sequences[0].values())
+    assert all(values.shape == (128,) for values in sequences[0].values())
+    assert {name: values.dtype for name, values in sequences[0].items()} == {
+        **dict.fromkeys(("input_ids", "labels", "position_ids"), torch.long),
+        "is_real": torch.bool,
+    }
+    assert sum(int(sequence["is_real"].sum()) for sequence in sequences) == metrics["num_tokens"]
     supervised = sum((sequence["labels"] != IGNORED_LABEL).sum().item() for sequence in sequences)
     assert supervised == metrics["num_supervised_tokens"]
     padded = metrics["num_sequences"] * 128
@@ -205,7 +215,7 @@ def test_order_of_rows_does_not_matter_and_the_limit_holds(small_tokenizer, ques
     small_tokenizer.save_pretrained(tmp_path)
     shards = []
     for name, given in (("a", questions), ("b", questions[::-1])):
-        metrics = build_instructions(given, tmp_path, 64, 20, 5, tmp_path / name)
+        metrics = build_instructions(given, tmp_path, InstructionPlan(64, 20, 5), tmp_path / name)
         assert metrics["num_conversations"] == 20
         shards.append((tmp_path / name / "shards" / "shard.00000.mds").read_bytes())
     assert shards[0] == shards[1]
@@ -214,5 +224,5 @@ def test_order_of_rows_does_not_matter_and_the_limit_holds(small_tokenizer, ques
 def test_nothing_left_to_train_on_is_an_error(small_tokenizer, questions, tmp_path):
     small_tokenizer.save_pretrained(tmp_path)
     with pytest.raises(DataError, match=r"more than 50 usable conversations"):
-        build_instructions(questions, tmp_path, 64, 20, 50, tmp_path / "built")
+        build_instructions(questions, tmp_path, InstructionPlan(64, 20, 50), tmp_path / "built")
     assert not json.loads((tmp_path / "built" / "shards" / "index.json").read_text())["shards"]

@@ -6,7 +6,7 @@ import pytest
 
 from turbosparse.config import DataConfig, ModelConfig
 from turbosparse.data.conversations import Conversation, Turn
-from turbosparse.data.sft import build_instructions
+from turbosparse.data.sft import InstructionPlan, build_instructions
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.model.convert import initial_model
 from turbosparse.model.folder import save_model
@@ -50,7 +50,7 @@ def conversations(tmp_path_factory, corpus) -> Path:
         )
         for n in range(120)
     ]
-    build_instructions(rows, corpus / "tokenizer", 64, 100, 8, folder)
+    build_instructions(rows, corpus / "tokenizer", InstructionPlan(64, 100, 8), folder)
     return folder
 
 

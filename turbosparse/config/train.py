@@ -78,3 +78,18 @@ class FinetuneConfig(TrainConfig):
     """Tokens per packed sequence of conversations."""
     max_conversations: Annotated[int, Gt(0)] = 1_000_000
     """Conversations to take at the most, in their shuffled order."""
+    chat_template: Literal["chatml", "llama-2", "mistral", "zephyr"] = "chatml"
+    """How conversations are written; the released models speak ChatML."""
+    mixture: dict[str, Annotated[float, Gt(0), Le(100)]] | None = None
+    """Percent of the tokens by set of instructions (a folder's sets are its files, by name); must sum to
+    100. None: every set as large as it is. Evaluation items are kept out as `data.decontaminate` says."""
+    strict: bool = False
+    """Stops at the first row that is no conversation; otherwise such rows are counted and reported."""
+
+    @model_validator(mode="after")
+    def _has_a_whole_mixture(self) -> Self:
+        total = sum(self.mixture.values()) if self.mixture is not None else 100.0
+        if abs(total - 100.0) > 1e-6:
+            remedy = "change one of the sets' percentages so that they do"
+            raise ConfigError("mixture", f"a sum of {total:g}", "percentages that sum to 100", remedy)
+        return self

@@ -3,9 +3,9 @@
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from fsspec.core import url_to_fs
 
@@ -37,6 +37,8 @@ class Conversation:
     """At most one system turn, then user and assistant in turn; the assistant has the last word."""
 
     turns: tuple[Turn, ...]
+    set_name: str = field(default="", compare=False)
+    """The set that it came from: no part of what is said."""
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -53,6 +55,13 @@ class RowFile:
     """Path or fsspec URI of JSON lines (plain, gzip, zstd) or Parquet."""
     columns: tuple[str, ...] = COLUMNS
     """What is read of a Parquet file."""
+
+
+class Broken(NamedTuple):
+    """A row or a file that gives no conversation, and why."""
+
+    reason: str
+    where: str
 
 
 def read_conversations(path: Path | str, rejected: Counter[str] | None = None) -> Iterator[Conversation]:
@@ -96,6 +105,7 @@ def read_files(
     rejected: Counter[str],
     max_row_bytes: int = sys.maxsize,
     num_rows: Counter[str] | None = None,
+    strict: bool = False,
 ) -> Iterator[Conversation]:
     """Yields the conversations of files, and counts what gives none.
 
@@ -105,17 +115,24 @@ def read_files(
         rejected: counts rows that are no conversations, damaged files and empty ones by reason.
         max_row_bytes: longest line of JSON; longer ones are passed over without being held.
         num_rows: counts usable rows by set.
+        strict: stops at the first row, damaged file or empty one that gives no conversation.
 
     Raises:
-        DataError: a file has gone, or, at the end, not one row was usable.
+        DataError: a file has gone, strict reading met something broken, or, at the end, not one row
+            was usable.
     """
     earlier, is_usable = rejected.copy(), False
     for file in files:
-        for conversation in _read(file, rejected, max_row_bytes):
+        for found in _read(file, max_row_bytes):
+            if isinstance(found, Broken):
+                if strict:
+                    raise _refused_by_strict(found)
+                rejected[found.reason] += 1
+                continue
             is_usable = True
             if num_rows is not None:
                 num_rows[file.set_name] += 1
-            yield conversation
+            yield found
     if not is_usable:
         raise DataError(
             "instructions",
@@ -144,21 +161,25 @@ def _no_files(place: str, why: str = "") -> DataError:
     )
 
 
-def _read(file: RowFile, rejected: Counter[str], max_row_bytes: int) -> Iterator[Conversation]:
+def _refused_by_strict(broken: Broken) -> DataError:
+    remedy = "repair or remove it, or have such rows counted with finetune.strict=false"
+    expected = f"rows that are conversations (this one: {broken.reason})"
+    return DataError("finetune.strict", broken.where, expected, remedy)
+
+
+def _read(file: RowFile, max_row_bytes: int) -> Iterator[Conversation | Broken]:
     is_empty = True
     for row in read_rows(file.uri, file.columns, max_row_bytes):
         is_empty = False
         if isinstance(row, Problem):
-            rejected[row.reason] += 1
+            yield Broken(row.reason, row.where)
             continue
         try:
-            conversation = parse_row(row.values)
+            yield replace(parse_row(row.values), set_name=file.set_name)
         except BrokenRow as reason:
-            rejected[str(reason)] += 1
-        else:
-            yield conversation
+            yield Broken(str(reason), row.where)
     if is_empty:
-        rejected["empty file"] += 1
+        yield Broken("empty file", file.uri)
 
 
 def _turns(values: Mapping[str, Any]) -> list[Turn]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal, Protocol
 
 from turbosparse.data.conversations import Conversation, RowFile, list_files, read_files
@@ -20,7 +21,11 @@ class InstructionRows(Protocol):
     """Sets of rows; the files behind them are listed once, so that what is digested is what is read."""
 
     def conversations(
-        self, rejected: Counter[str], max_row_bytes: int, num_rows: Counter[str] | None = None
+        self,
+        rejected: Counter[str],
+        max_row_bytes: int,
+        num_rows: Counter[str] | None = None,
+        strict: bool = False,
     ) -> Iterator[Conversation]:
         """Yields the conversations of all sets in a fixed order.
 
@@ -28,9 +33,10 @@ class InstructionRows(Protocol):
             rejected: counts rows that are no conversations, and files that can't be read, by reason.
             max_row_bytes: longest line of JSON; longer ones are counted as too long.
             num_rows: counts usable rows by set.
+            strict: stops at the first of what `rejected` would count.
 
         Raises:
-            DataError: a file has gone, or not one row was usable.
+            DataError: a file has gone, strict reading met something broken, or not one row was usable.
         """
         ...
 
@@ -75,7 +81,11 @@ class FolderRows:
         self._files = list_files(place)
 
     def conversations(
-        self, rejected: Counter[str], max_row_bytes: int, num_rows: Counter[str] | None = None
+        self,
+        rejected: Counter[str],
+        max_row_bytes: int,
+        num_rows: Counter[str] | None = None,
+        strict: bool = False,
     ) -> Iterator[Conversation]:
         """Yields the conversations of the files in name order.
 
@@ -83,7 +93,7 @@ class FolderRows:
             DataError: a file has gone, or not one row of all files was usable.
         """
         files = [RowFile(file.name, file.uri) for file in self._files]
-        return read_files(files, self._place, rejected, max_row_bytes, num_rows)
+        return read_files(files, self._place, rejected, max_row_bytes, num_rows, strict)
 
     def digest(self) -> str:
         """Returns the sha256 over the files' contents and forms; names and places have no part in it."""
@@ -104,7 +114,11 @@ class HubRows:
         self._hub = PinnedHub("finetune.instructions")
 
     def conversations(
-        self, rejected: Counter[str], max_row_bytes: int, num_rows: Counter[str] | None = None
+        self,
+        rejected: Counter[str],
+        max_row_bytes: int,
+        num_rows: Counter[str] | None = None,
+        strict: bool = False,
     ) -> Iterator[Conversation]:
         """Yields the conversations of one set after the other; errors of the network travel.
 
@@ -115,7 +129,7 @@ class HubRows:
         for one in SFT_SETS.values():
             files = [RowFile(one.name, uri, one.columns) for uri in self._hub.uris(one.hub)]
             place = f"{one.hub.dataset} at {self._hub.commit(one.hub)}"
-            yield from read_files(files, place, rejected, max_row_bytes, num_rows)
+            yield from read_files(files, place, rejected, max_row_bytes, num_rows, strict)
 
     def digest(self) -> str:
         """Returns the sha256 over the data sets' commits, their files, and how they are read.
@@ -142,6 +156,7 @@ class LocalRows:
         rejected: Counter[str],  # noqa: ARG002 - as all rows
         max_row_bytes: int,  # noqa: ARG002 - as all rows
         num_rows: Counter[str] | None = None,
+        strict: bool = False,  # noqa: ARG002 - as all rows
     ) -> Iterator[Conversation]:
         """Yields one conversation per documented function or class; all are usable.
 
@@ -151,7 +166,7 @@ class LocalRows:
         for conversation in local_conversations():
             if num_rows is not None:
                 num_rows[LOCAL_SET] += 1
-            yield conversation
+            yield replace(conversation, set_name=LOCAL_SET)
 
     def digest(self) -> str:
         """Returns the sha256 over the versions of Python and of the packages."""

@@ -10,11 +10,16 @@ from turbosparse.errors import DataError
 
 
 class InstructionDataset(StreamingDataset):
-    """Packed conversations: input_ids, labels and position_ids, each [sequence_length], int64."""
+    """Packed conversations: input_ids, labels and position_ids, each [sequence_length], int64.
+
+    `is_real`, bool, tells tokens from padding.
+    """
 
     def __getitem__(self, at: Any) -> dict[str, torch.Tensor]:
         sample = super().__getitem__(at)
-        return {name: torch.from_numpy(values.astype("int64")) for name, values in sample.items()}
+        num_tokens = sample.pop("num_tokens")
+        tensors = {name: torch.from_numpy(values.astype("int64")) for name, values in sample.items()}
+        return {**tensors, "is_real": torch.arange(len(tensors["input_ids"])) < num_tokens}
 
 
 def open_instructions(folder: Path, device_batch_size: int) -> InstructionDataset:
