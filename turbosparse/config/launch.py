@@ -47,6 +47,9 @@ class JobSetConfig(Config):
 
     namespace: Name
     """Where the JobSet is made."""
+    api_url: str | None = None
+    """Kubernetes API, such as http://127.0.0.1:8001 of `kubectl proxy`; none: the cluster this runs in,
+    as the pod's service account."""
     image: Annotated[str, Field(min_length=1)]
     """Container image of the training pods."""
     queue: Name | None = None
