@@ -58,16 +58,17 @@ class Specs:
     def instructions(self) -> ArtifactSpec:
         """Packed conversations."""
         finetune = self._run.config.finetune
-        tree = {"sequence_length": finetune.sequence_length, "max_conversations": finetune.max_conversations}
-        inputs = {"instructions": self._run.instructions.digest()}
-        return ArtifactSpec("instructions", 1, tree, {"corpus": self.prepare}, inputs)
+        fields = {"sequence_length", "max_conversations", "chat_template", "mixture", "strict"}
+        inputs = {"instructions": self._run.instructions.digest()} | self._optional("evaluation")
+        tree = finetune.model_dump(mode="json", include=fields)
+        return ArtifactSpec("instructions", 2, tree, {"corpus": self.prepare}, inputs)
 
     @cached_property
     def finetune(self) -> ArtifactSpec:
         """The instruction-tuned model with predictors."""
         tree = self._run.config.finetune.model_dump(mode="json")
         parents = {"model": self.pretrain, "instructions": self.instructions}
-        return ArtifactSpec("finetune", 1, tree, parents)
+        return ArtifactSpec("finetune", 2, tree, parents)
 
     @cached_property
     def evaluate(self) -> ArtifactSpec:
