@@ -15,9 +15,7 @@ from turbosparse.config import Activation, ModelConfig
 from turbosparse.errors import ModelError
 from turbosparse.model.configuration import TurboSparseMistralConfig, TurboSparseMixtralConfig
 from turbosparse.model.folder import assemble, check_model_folder, open_folder, our_config
-from turbosparse.model.layout import OurConfig, on_meta
-from turbosparse.model.mistral import TurboSparseMistralForCausalLM
-from turbosparse.model.mixtral import TurboSparseMixtralForCausalLM
+from turbosparse.model.layout import OurConfig, on_meta, our_class
 from turbosparse.model.released import RELEASED_TYPES
 from turbosparse.model.rewrite import our_values, write_folder
 from turbosparse.model.shards import SHARD_BYTES
@@ -70,23 +68,18 @@ def initial_model(
     config: ModelConfig, tokenizer: PreTrainedTokenizerBase, activation: Activation
 ) -> PreTrainedModel:
     """Returns a model with seeded initial weights, fp32, for the tokenizer's vocabulary."""
-    shape = _architecture(config, tokenizer)
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    decoder = decoder_config(config, len(tokenizer), activation=activation, **special)
     set_seed(config.seed)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        if config.architecture == "mistral":
-            return TurboSparseMistralForCausalLM(TurboSparseMistralConfig(**shape, activation=activation))
-        experts = {
-            "num_local_experts": config.num_experts,
-            "num_experts_per_tok": config.num_experts_per_token,
-        }
-        mixtral = TurboSparseMixtralConfig(**shape, **experts, activation=activation)
-        return TurboSparseMixtralForCausalLM(mixtral)
+        return our_class(decoder)(decoder)
 
 
-def _architecture(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    return {
-        "vocab_size": len(tokenizer),
+def decoder_config(config: ModelConfig, vocab_size: int, **others: Any) -> OurConfig:
+    """Returns the configuration of the model that `config` describes, with `others` of its fields."""
+    shape = {
+        "vocab_size": vocab_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
         "num_hidden_layers": config.num_layers,
@@ -98,10 +91,14 @@ def _architecture(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> di
         "rms_norm_eps": config.rms_norm_eps,
         "sliding_window": config.sliding_window,
         "tie_word_embeddings": config.tie_embeddings,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
     }
+    if config.architecture == "mistral":
+        return TurboSparseMistralConfig(**shape, **others)
+    experts = {
+        "num_local_experts": config.num_experts,
+        "num_experts_per_tok": config.num_experts_per_token,
+    }
+    return TurboSparseMixtralConfig(**shape, **experts, **others)
 
 
 def add_vocabulary(model: PreTrainedModel, vocab_size: int) -> None:
