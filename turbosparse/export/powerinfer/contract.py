@@ -133,8 +133,8 @@ def _differences(config: TurboSparseMistralConfig, is_sparse: bool) -> list[str]
     own = [config.threshold_of(layer) for layer in range(config.num_hidden_layers)]
     if is_sparse and not _have_one_sign(own):
         found.append(
-            f"predictor_threshold: PowerInfer has one threshold for all layers; "
-            f"predictor_global_threshold {config.predictor_global_threshold} takes the place of those by layer"
+            "predictor_threshold: PowerInfer has one threshold for all layers, "
+            f"predictor_global_threshold {config.predictor_global_threshold} in place of those by layer"
         )
     if is_sparse and config.intermediate_size <= MAX_NEURONS_COMPUTED_WHOLE:
         found.append(
