@@ -19,7 +19,13 @@ from turbosparse.errors import ModelError
 from turbosparse.model.configuration import TurboSparseMistralConfig, TurboSparseMixtralConfig
 from turbosparse.model.folder import load_model, save_model
 from turbosparse.model.layout import on_meta, our_class
-from turbosparse.train.sharding import build_sharded_model, largest_shard_size, shard_dimension, shard_model
+from turbosparse.train.sharding import (
+    build_sharded_model,
+    largest_shard_size,
+    mixed_precision,
+    shard_dimension,
+    shard_model,
+)
 
 SHAPE = {
     "vocab_size": 96,
@@ -71,7 +77,7 @@ def test_no_rank_of_a_true_mixtral_holds_over_a_tenth_more_than_its_share(num_ra
     model = on_meta(config)
     sizes = [parameter.shape for parameter in model.parameters()]
     with as_rank(rank, num_ranks):
-        shard_model(model, init_device_mesh("cpu", (num_ranks,)))
+        shard_model(model, init_device_mesh("cpu", (num_ranks,)), mixed_precision("cuda"))
         held = sum(parameter.to_local().numel() for parameter in model.parameters())
     assert held * num_ranks <= 1.1 * sum(size.numel() for size in sizes)
     if rank == 0:  # chunks are filled from the first rank on: it holds the most

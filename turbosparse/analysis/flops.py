@@ -7,12 +7,26 @@ which makes their MFU higher (for Mistral-7B at 4,096 tokens by 7%). The FFN cou
 trained, dense: zero activations are multiplied too. In Mixtral only the routed experts count.
 """
 
-from turbosparse.model.configuration import TurboSparseMistralConfig, TurboSparseMixtralConfig
-
-Config = TurboSparseMistralConfig | TurboSparseMixtralConfig
+from typing import Protocol
 
 
-def training_flops_per_token(config: Config, sequence_length: int) -> int:
+class Decoder(Protocol):
+    """What is asked of a configuration, as transformers names it; Mixtral's has its experts beside."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int | None
+    sliding_window: int | None
+
+    def rank_of(self, layer: int) -> int | None:
+        """Returns the rank of a layer's predictors; None: it has none."""
+
+
+def training_flops_per_token(config: Decoder, sequence_length: int) -> int:
     """Returns the operations of forward and backward for one token of a sequence of that many tokens.
 
     Backward is twice forward: the gradients of weights and those of inputs. Activation checkpointing's
@@ -21,7 +35,7 @@ def training_flops_per_token(config: Config, sequence_length: int) -> int:
     return 3 * forward_flops_per_token(config, sequence_length)
 
 
-def forward_flops_per_token(config: Config, sequence_length: int) -> int:
+def forward_flops_per_token(config: Decoder, sequence_length: int) -> int:
     """Returns the operations of one token's forward pass, output projection and predictors included."""
     layers = range(config.num_hidden_layers)
     ffn = sum(_ffn_weights_per_token(config, layer) for layer in layers)
@@ -37,28 +51,28 @@ def model_flops_utilization(
     return flops_per_token * tokens_per_second / (num_devices * peak_flops_per_second)
 
 
-def _ffn_weights_per_token(config: Config, layer: int) -> int:
+def _ffn_weights_per_token(config: Decoder, layer: int) -> int:
     hidden_size, intermediate_size = config.hidden_size, config.intermediate_size
     expert = 3 * hidden_size * intermediate_size
     if (rank := config.rank_of(layer)) is not None:
         expert += rank * (hidden_size + intermediate_size)
-    if isinstance(config, TurboSparseMixtralConfig):
-        router = hidden_size * config.num_local_experts
-        return config.num_experts_per_tok * expert + router
-    return expert
+    num_experts = getattr(config, "num_local_experts", None)
+    if num_experts is None:
+        return expert
+    return int(config.num_experts_per_tok) * expert + hidden_size * int(num_experts)  # type: ignore[attr-defined]
 
 
-def _attention_weights(config: Config) -> int:
+def _attention_weights(config: Decoder) -> int:
     heads = 2 * config.num_attention_heads + 2 * config.num_key_value_heads
     return heads * _head_size(config) * config.hidden_size
 
 
-def _attention_flops_per_token(config: Config, sequence_length: int) -> int:
+def _attention_flops_per_token(config: Decoder, sequence_length: int) -> int:
     """Scores and weighted values: two products with every key that the token sees."""
     window = min(config.sliding_window or sequence_length, sequence_length)
     num_pairs = window * (window + 1) // 2 + (sequence_length - window) * window
     return 4 * config.num_attention_heads * _head_size(config) * num_pairs // sequence_length
 
 
-def _head_size(config: Config) -> int:
+def _head_size(config: Decoder) -> int:
     return config.head_dim or config.hidden_size // config.num_attention_heads

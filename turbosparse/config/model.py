@@ -1,6 +1,6 @@
 """The architecture of a model that starts here; a source model brings its own."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Gt
 from pydantic import model_validator
@@ -42,6 +42,30 @@ class ModelConfig(Config):
     """Experts that the router picks for each token; used by Mixtral only."""
     seed: Annotated[int, Ge(0)] = 17
     """Seeds the initial weights."""
+
+    def decoder_fields(self, vocab_size: int) -> dict[str, Any]:
+        """Returns the same as transformers' configurations of Mistral and Mixtral name it."""
+        fields = {
+            "vocab_size": vocab_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "num_key_value_heads": self.num_kv_heads,
+            "head_dim": self.hidden_size // self.num_heads,
+            "max_position_embeddings": self.context_length,
+            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            "rms_norm_eps": self.rms_norm_eps,
+            "sliding_window": self.sliding_window,
+            "tie_word_embeddings": self.tie_embeddings,
+        }
+        if self.architecture == "mistral":
+            return fields
+        experts = {
+            "num_local_experts": self.num_experts,
+            "num_experts_per_tok": self.num_experts_per_token,
+        }
+        return fields | experts
 
     @model_validator(mode="after")
     def _divides(self) -> Self:

@@ -78,27 +78,9 @@ def initial_model(
 
 def decoder_config(config: ModelConfig, vocab_size: int, **others: Any) -> OurConfig:
     """Returns the configuration of the model that `config` describes, with `others` of its fields."""
-    shape = {
-        "vocab_size": vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.hidden_size // config.num_heads,
-        "max_position_embeddings": config.context_length,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "rms_norm_eps": config.rms_norm_eps,
-        "sliding_window": config.sliding_window,
-        "tie_word_embeddings": config.tie_embeddings,
-    }
-    if config.architecture == "mistral":
-        return TurboSparseMistralConfig(**shape, **others)
-    experts = {
-        "num_local_experts": config.num_experts,
-        "num_experts_per_tok": config.num_experts_per_token,
-    }
-    return TurboSparseMixtralConfig(**shape, **experts, **others)
+    is_moe = config.architecture == "mixtral"
+    config_class = TurboSparseMixtralConfig if is_moe else TurboSparseMistralConfig
+    return config_class(**config.decoder_fields(vocab_size), **others)
 
 
 def add_vocabulary(model: PreTrainedModel, vocab_size: int) -> None:

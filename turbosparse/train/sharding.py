@@ -57,28 +57,29 @@ def build_sharded_model(
     model = on_meta(config)
     if config.tie_word_embeddings:
         model.tie_weights()
-    shard_model(model, init_device_mesh(device.type, (dist.get_world_size(),)))
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    shard_model(model, mesh, mixed_precision(device.type))
     model.to_empty(device=device)
     load_shards(model, tensors, seed)
     _restore_generation_config(model, Path(folder))
     return model.eval()
 
 
-def shard_model(model: PreTrainedModel, mesh: DeviceMesh) -> None:
-    """Shards each decoder layer, then what is left, over the ranks of `mesh`, in place.
+def mixed_precision(device_type: str) -> MixedPrecisionPolicy:
+    """Returns how layers compute: on a GPU in bf16 from fp32 weights, gradients summed in fp32."""
+    if device_type == "cuda":
+        return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    return MixedPrecisionPolicy()
 
-    On a GPU layers compute in bf16 from fp32 weights and gradients are summed in fp32; on a CPU
-    everything is fp32.
-    """
-    policy = MixedPrecisionPolicy()
-    if mesh.device_type == "cuda":
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+
+def shard_model(model: PreTrainedModel, mesh: DeviceMesh, precision: MixedPrecisionPolicy) -> None:
+    """Shards each decoder layer, then what is left, over the ranks of `mesh`, in place."""
 
     def placement(parameter: nn.Parameter) -> Shard:
         return Shard(shard_dimension(parameter.shape, mesh.size()))
 
     for module in (*model.model.layers, model):
-        fully_shard(module, mesh=mesh, mp_policy=policy, shard_placement_fn=placement)
+        fully_shard(module, mesh=mesh, mp_policy=precision, shard_placement_fn=placement)
 
 
 def shard_dimension(shape: Sequence[int], num_ranks: int) -> int:
