@@ -20,7 +20,7 @@ from turbosparse.train.history import read_history, summarise
 from turbosparse.train.job import TrainJob
 from turbosparse.train.launch import Program, open_launcher
 from turbosparse.train.launch.protocol import Event
-from turbosparse.train.state import HISTORY_NAME, MODEL_PREFIX
+from turbosparse.train.state import CONFIG_NAMES, HISTORY_NAME, MODEL_PREFIX
 
 SHOWN = ("loss", "tokens_per_second", "mfu", "gradient_norm", "zero_activation_ratio", "predictor_recall")
 
@@ -66,7 +66,7 @@ def run_training(
         launcher.launch(program, _as_progress(job, listener.on_progress), listener.on_log)
     result = _finished(checkpoints, recipe)
     assert result is not None, "training ended without its last checkpoint"
-    assemble_model(result, MODEL_PREFIX, workspace.folder / "model")
+    assemble_model(result, MODEL_PREFIX, workspace.folder / "model", CONFIG_NAMES)
     copy_tokenizer(inputs.data_folder / "tokenizer", workspace.folder / "model")
     return _collect(job, result, workspace.folder)
 

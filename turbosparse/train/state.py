@@ -1,5 +1,6 @@
 """Everything that a training run must get back to go on as if it had not been interrupted."""
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -10,12 +11,14 @@ from streaming import StreamingDataset
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from turbosparse.model.rewrite import our_values
 from turbosparse.train.callbacks.guard import StepGuard
 from turbosparse.train.callbacks.ranks import module_of
 from turbosparse.train.history import encode_history, read_history, write_history
 from turbosparse.train.job import TrainJob
 
 HISTORY_NAME = "history.jsonl"
+CONFIG_NAMES = ("config.json", "generation_config.json")
 MODEL_PREFIX = "model/"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -54,9 +57,13 @@ class TrainingState:
         """Returns small files: the history so far, and the model's configuration."""
         history = read_history(self._job.history_path) if self._job.history_path.exists() else []
         model = module_of(self._trainer.state).model
-        files = {HISTORY_NAME: encode_history(history), "config.json": model.config.to_json_string()}
-        if model.can_generate():
-            files["generation_config.json"] = model.generation_config.to_json_string()
+        # Weights are saved as they are trained, in fp32, whatever the model they came from was stored in.
+        config = our_values(model.config) | {"dtype": "float32"}
+        files = {
+            HISTORY_NAME: encode_history(history),
+            "config.json": json.dumps(config, indent=2) + "\n",
+            "generation_config.json": model.generation_config.to_json_string(),
+        }
         return {name: text.encode() for name, text in files.items()}
 
     def restore(self, record: dict[str, Any]) -> None:
