@@ -1,5 +1,6 @@
 """Packed instruction sequences, streamed to training."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +39,19 @@ def open_instructions(folder: Path, device_batch_size: int) -> InstructionDatase
     return InstructionDataset(
         local=str(shards), shuffle=False, num_canonical_nodes=1, batch_size=device_batch_size
     )
+
+
+def conversation_tokens(folder: Path) -> Iterator[torch.Tensor]:
+    """Yields the token ids [tokens] of every packed conversation under `folder`, padding left out.
+
+    Raises:
+        DataError: the folder holds no shards.
+    """
+    dataset = open_instructions(folder, device_batch_size=1)
+    for number in range(dataset.num_samples):
+        sample = dataset[number]
+        real = sample["is_real"]
+        starts = (sample["position_ids"][real] == 0).nonzero().flatten().tolist()
+        ends = [*starts[1:], int(real.sum())]
+        for start, end in zip(starts, ends, strict=True):
+            yield sample["input_ids"][start:end]

@@ -11,7 +11,7 @@ from turbosparse.model.observe import FFNActivations, observe
 from turbosparse.predictors.masks import check_has_predictors
 
 EDGES = torch.arange(-16 * 32, 16 * 32 + 1, dtype=torch.float32) / 32
-"""Thresholds that can be chosen, ascending: steps of 1/32 are exact in every float type of 10 bits or more."""
+"""Thresholds that can be chosen, ascending: multiples of 1/32, which read the same wherever they go."""
 
 
 @dataclass(frozen=True)

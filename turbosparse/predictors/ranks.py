@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from turbosparse.analysis.statistics import AnalysisPlan, UnitStatistics, analyse
+from turbosparse.config import PredictorConfig
 from turbosparse.errors import ConfigError
 
 RANK_MULTIPLE = 8
@@ -42,6 +43,23 @@ def choose_ranks(
         model.config.intermediate_size,
         parameter_ratio,
     )
+
+
+def ranks_of(model: PreTrainedModel, windows: Iterable[Tensor], config: PredictorConfig) -> tuple[int, ...]:
+    """Returns a rank per layer: those of the configuration, or `choose_ranks`' own.
+
+    Raises:
+        ConfigError: As many ranks as layers are not given, or the budget is below the least rank.
+    """
+    num_layers = model.config.num_hidden_layers
+    if config.rank is None:
+        assert config.parameter_ratio is not None, "PredictorConfig has one of both"
+        return choose_ranks(model, windows, config.parameter_ratio)
+    ranks = (config.rank,) * num_layers if isinstance(config.rank, int) else config.rank
+    if len(ranks) != num_layers:
+        expected = f"one rank, or one for each of the {num_layers} layers"
+        raise ConfigError("finetune.predictor.rank", config.rank, expected, "give as many ranks as layers")
+    return ranks
 
 
 def ranks_within(

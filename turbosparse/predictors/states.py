@@ -86,7 +86,7 @@ class States:
     def _maps(self) -> tuple[np.ndarray, np.ndarray]:
         state_bytes = self.shape.hidden_size * self.shape.dtype.itemsize
         states, labels = (
-            np.memmap(self.folder / f"{self.unit.name}{suffix}", np.uint8, "r", shape=(self.num_rows, width))
+            np.memmap(self.folder / f"{self.unit.name}{suffix}", np.uint8, "c", shape=(self.num_rows, width))
             for suffix, width in ((".states", state_bytes), (".labels", self.shape.label_bytes))
         )
         return states, labels

@@ -1,7 +1,9 @@
 """Where predictors draw the line: the highest thresholds that hold a wanted recall and perplexity."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
@@ -92,10 +94,17 @@ def choose_thresholds(
     return ChosenThresholds(by_layer, overall, tuple(curve), exact)
 
 
-def set_thresholds(model: PreTrainedModel, chosen: ChosenThresholds) -> None:
-    """Writes chosen thresholds into the model's configuration."""
-    model.config.predictor_threshold = list(chosen.by_layer.thresholds)
-    model.config.predictor_global_threshold = chosen.overall.thresholds[0]
+def write_thresholds(model: PreTrainedModel, chosen: ChosenThresholds, folder: Path | None = None) -> None:
+    """Sets a model's thresholds to the chosen ones, and those in its folder's config.json, if given."""
+    values = {
+        "predictor_threshold": list(chosen.by_layer.thresholds),
+        "predictor_global_threshold": chosen.overall.thresholds[0],
+    }
+    model.config.update(values)
+    if folder is not None:
+        path = folder / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8")) | values
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _first_that_holds(

@@ -60,30 +60,6 @@ def plot_sparsity(layers: list[FFNActivity], path: Path) -> None:
     _save(figure, path)
 
 
-def plot_predictors(layers: list[FFNActivity], path: Path) -> None:
-    """Draws the predictors' recall, precision and size by layer to a PNG.
-
-    They belong together: recall alone rewards a predictor that keeps everything.
-    """
-    figure, axes = plt.subplots(figsize=(8, 4.5))
-    numbers = [activity.layer for activity in layers]
-    lines = {
-        "recall": "recall",
-        "precision": "precision",
-        "predicted_active_ratio": "predicted active",
-        "true_active_ratio": "truly active",
-    }
-    for field, label in lines.items():
-        axes.plot(numbers, [100 * getattr(activity, field) for activity in layers], "o-", label=label)
-    axes.set_xlabel("layer")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylabel("%")
-    axes.set_ylim(0, 100)
-    axes.legend(loc="center right")
-    axes.set_title("Activation predictors on held-back conversations")
-    _save(figure, path)
-
-
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
