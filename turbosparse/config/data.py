@@ -6,6 +6,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import Field, model_validator
 
 from turbosparse.config.base import Config
+from turbosparse.config.levers import SamplingConfig
 from turbosparse.config.quality import QualityConfig
 from turbosparse.errors import ConfigError
 
@@ -34,9 +35,12 @@ TABLE_4_PERCENT: dict[str, float] = {
 class DataConfig(Config):
     """The recovery corpus: where text comes from, in which proportions, and how it is cut."""
 
-    corpora: Literal["hub", "local", "folder"] = "hub"
+    corpora: Literal["hub", "local", "folder", "sampled"] = "hub"
     """`hub`: the sources' own data sets; `local`: text found on this machine, a named stand-in for
-    each source; `folder`: JSONL files given by `placement.corpora`."""
+    each source; `folder`: JSONL files given by `placement.corpora`; `sampled`: text sampled from the model
+    at `placement.source`, in place of every source."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How text is sampled from the original model; used by `corpora: sampled` only."""
     mixture: dict[str, Annotated[float, Gt(0), Le(100)]] = Field(
         default_factory=lambda: dict(TABLE_4_PERCENT)
     )

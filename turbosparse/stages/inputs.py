@@ -6,10 +6,11 @@ from functools import cache
 from pathlib import Path
 
 from turbosparse.config import PipelineConfig, Placement
-from turbosparse.data.corpora import Corpora
+from turbosparse.data.corpora import Corpora, open_corpora
 from turbosparse.data.decontaminate import evaluation_digest
+from turbosparse.data.sampled_corpora import SampledCorpora, samples_spec
 from turbosparse.data.sources import source_named
-from turbosparse.errors import DataError
+from turbosparse.errors import ConfigError, DataError
 
 MODEL_FILES = ("*.safetensors", "config.json", "generation_config.json")
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt")
@@ -41,9 +42,27 @@ def digest_inputs(config: PipelineConfig, placement: Placement, corpora: Corpora
     tokenizer = tokenizer_folder(placement)
     return Inputs(
         corpora=corpora.digest(config.data.mixture),
-        tokenizer=_digest_folder(tokenizer, TOKENIZER_FILES) if tokenizer else None,
+        tokenizer=digest_folder(tokenizer, TOKENIZER_FILES) if tokenizer else None,
         evaluation=evaluation_digest(config.data, placement.evaluation_data),
-        source=_digest_folder(placement.source, MODEL_FILES) if placement.source else None,
+        source=digest_folder(placement.source, MODEL_FILES) if placement.source else None,
+    )
+
+
+def open_run_corpora(config: PipelineConfig, placement: Placement) -> Corpora:
+    """Opens the run's corpora; text that is still to be sampled is known by what decides it.
+
+    Raises:
+        TurboSparseError: They can't be opened, or there is no model to sample from.
+    """
+    data, source, tokenizer = config.data, placement.source, tokenizer_folder(placement)
+    if data.corpora != "sampled":
+        return open_corpora(data.corpora, placement.corpora, data.substitutes)
+    if source is None or tokenizer is None:
+        remedy = "give one with --source DIR (placement.source), or other data.corpora"
+        raise ConfigError("data.corpora", "sampled", "an original model to sample from", remedy)
+    digests = digest_folder(source, MODEL_FILES), digest_folder(tokenizer, TOKENIZER_FILES)
+    return SampledCorpora(
+        samples_spec(data.sampling, *digests), placement.root, Path(source).name, data.mixture
     )
 
 
@@ -52,7 +71,12 @@ def tokenizer_folder(placement: Placement) -> str | None:
     return placement.tokenizer or placement.source
 
 
-def _digest_folder(folder: str, patterns: tuple[str, ...]) -> str:
+def digest_folder(folder: str, patterns: tuple[str, ...]) -> str:
+    """Returns the sha256 over a folder's files of these patterns: names and contents.
+
+    Raises:
+        DataError: There are none.
+    """
     paths = sorted(path for pattern in patterns for path in Path(folder).glob(pattern))
     if not paths:
         raise DataError("folder", folder, f"one of {', '.join(patterns)}", "check the path")

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from turbosparse.artifacts import Workspace
+from turbosparse.artifacts import Artifact, Workspace
 from turbosparse.data.corpus import CorpusInputs, build_corpus
 from turbosparse.data.layout import REPORT_NAME
 from turbosparse.data.tokenize import GivenTokenizer
@@ -23,6 +23,8 @@ def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
     Reference: Section 5 and Table 4 of the paper.
     """
     data, place = run.config.data, run.placement
+    if data.corpora == "sampled":
+        workspace.components.append(_make_samples(run, listener).manifest.name)
     folder = tokenizer_folder(place)
     inputs = CorpusInputs(
         corpora=run.corpora,
@@ -35,3 +37,10 @@ def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
     wanted = {source: percent / 100 for source, percent in data.mixture.items()}
     plot_mixture(wanted, metrics["token_ratio"], workspace.folder / "mixture.png")
     return metrics
+
+
+def _make_samples(run: Run, listener: Listener) -> Artifact:
+    # Imported here: models take seconds, and most corpora are read rather than sampled.
+    from turbosparse.stages.sampling import make_samples  # noqa: PLC0415
+
+    return make_samples(run, listener)

@@ -8,10 +8,10 @@ from typing import Any
 
 from turbosparse.artifacts import Store
 from turbosparse.config import PipelineConfig, Placement, TrainConfig, resolve, validate
-from turbosparse.data.corpora import Corpora, open_corpora
+from turbosparse.data.corpora import Corpora
 from turbosparse.data.instruction_rows import InstructionRows, open_instructions_rows
 from turbosparse.errors import ConfigError
-from turbosparse.stages.inputs import Inputs, digest_inputs
+from turbosparse.stages.inputs import Inputs, digest_inputs, open_run_corpora
 from turbosparse.workers import MapJobs, Processes, Threads, map_inline
 
 
@@ -48,7 +48,7 @@ def open_run(
     for name, recipe in _recipes(config).items():
         check_divides(name, recipe, place)
     # Opened once: the hub's data sets are pinned by the instance that reads them.
-    corpora = open_corpora(config.data.corpora, place.corpora, config.data.substitutes)
+    corpora = open_run_corpora(config, place)
     instructions = open_instructions_rows(config.finetune.instructions, place.instructions)
     inputs = digest_inputs(config, place, corpora)
     store = Store(place.root)
