@@ -36,7 +36,7 @@ def plot_training(history: History, title: str, path: Path) -> None:
 
 
 def _draw_loss(axes: Axes, history: History) -> None:
-    axes.plot([r.step for r in history], [r.loss for r in history], color="tab:blue", label="training")
+    axes.plot([r.step for r in history], [r.loss for r in history], color="black", label="training")
     skipped = [record for record in history if record.is_skipped]
     if skipped:
         axes.plot([r.step for r in skipped], [r.loss for r in skipped], "rx", label="skipped")
@@ -45,7 +45,7 @@ def _draw_loss(axes: Axes, history: History) -> None:
         losses = [(record.validation_losses or {})[category] for record in validated]
         axes.plot([r.step for r in validated], losses, "o--", markersize=3, label=f"held back: {category}")
     axes.set_ylabel("loss per token, nats")
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, ncols=2, framealpha=0.6)
 
 
 def _draw_sparsity(axes: Axes, history: History) -> None:

@@ -30,15 +30,16 @@ def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
     if source == "random":
         save_model(initial_model(run.config.model, tokenizer, activation), target)
     else:
-        source_folder = _source_folder(run)
-        model_config, _ = open_folder(source_folder)
+        folder = source_folder(run)
+        model_config, _ = open_folder(folder)
         _check_vocabulary(model_config.vocab_size, tokenizer)
-        convert_model(source_folder, target, activation)
+        convert_model(folder, target, activation)
     copy_tokenizer(corpus / "tokenizer", target)
     return {"source": _source_name(run), "activation": activation}
 
 
-def _source_folder(run: Run) -> Path:
+def source_folder(run: Run) -> Path:
+    """Returns the SwiGLU model's folder: the one given, or the base that was trained here."""
     if run.config.convert.source == "base":
         return require(run, Specs(run).base).folder() / "model"
     assert run.placement.source is not None

@@ -4,6 +4,7 @@ from typing import Any
 
 from turbosparse.artifacts import Workspace
 from turbosparse.progress import Listener
+from turbosparse.stages.convert import source_folder
 from turbosparse.stages.run import Run
 from turbosparse.stages.specs import Specs, require
 from turbosparse.stages.training import TrainingInputs, run_training
@@ -17,13 +18,15 @@ def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
 
     Reference: Section 5 and Table 5 of the paper.
     """
+    recipe = run.config.pretrain
     return run_training(
         run,
         "pretrain",
-        run.config.pretrain,
+        recipe,
         TrainingInputs(
             model_folder=require(run, Specs(run).convert).folder() / "model",
             data_folder=require(run, Specs(run).prepare).folder(),
+            teacher_folder=source_folder(run) if recipe.distillation else None,
         ),
         workspace,
         listener,

@@ -47,6 +47,7 @@ def open_run(
     config, notes = _fit_inputs(resolve(preset, overrides, dry_run), place, dry_run)
     for name, recipe in _recipes(config).items():
         check_divides(name, recipe, place)
+        _check_has_a_teacher(name, recipe, config.convert.source)
     # Opened once: the hub's data sets are pinned by the instance that reads them.
     corpora = open_run_corpora(config, place)
     instructions = open_instructions_rows(config.finetune.instructions, place.instructions)
@@ -69,7 +70,7 @@ def check_divides(name: str, recipe: TrainConfig, placement: Placement) -> None:
     Raises:
         ConfigError: Names the field.
     """
-    batch, ranks = recipe.batch_size_sequences, placement.num_ranks
+    batch, ranks = recipe.batch_size_sequences, placement.num_ranks_total
     if batch % ranks:
         raise ConfigError(
             "placement.num_ranks",
@@ -85,6 +86,13 @@ def check_divides(name: str, recipe: TrainConfig, placement: Placement) -> None:
             f"a divisor of {batch // ranks}, {name}'s sequences per rank",
             "change one of them",
         )
+
+
+def _check_has_a_teacher(name: str, recipe: TrainConfig, source: str) -> None:
+    if recipe.distillation is not None and (source == "random" or name != "pretrain"):
+        expected = "pretrain only, of a model that has a SwiGLU original (convert.source: folder or base)"
+        remedy = f"give --set {name}.distillation=null"
+        raise ConfigError(f"{name}.distillation", f"with convert.source: {source}", expected, remedy)
 
 
 def _fit_inputs(

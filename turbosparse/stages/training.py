@@ -38,6 +38,8 @@ class TrainingInputs:
     """Widens the vocabulary to this many entries first."""
     predictor: PredictorConfig | None = None
     """Predictors that train beside the model."""
+    teacher_folder: Path | None = None
+    """The original model, where the recipe distils."""
 
 
 def run_training(
@@ -90,6 +92,7 @@ def _job(
         checkpoints=f"{workspace.state_uri}/checkpoints",
         predictor=inputs.predictor,
         vocab_size=inputs.vocab_size,
+        teacher_folder=str(inputs.teacher_folder) if inputs.teacher_folder else None,
         num_ranks=num_ranks,
         device_batch_size_sequences=place.device_batch_size_sequences or rank_batch,
         checkpoint_interval_steps=interval,

@@ -31,6 +31,8 @@ class TrainJob(Config):
     """Folder or URI of the checkpoints."""
     predictor: PredictorConfig | None = None
     """Trains activation predictors beside the model."""
+    teacher_folder: str | None = None
+    """The original model, where the recipe distils."""
     vocab_size: Annotated[int, Gt(0)] | None = None
     """Widens the vocabulary to this many entries before training."""
     num_ranks: Annotated[int, Gt(0)]

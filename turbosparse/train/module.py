@@ -12,6 +12,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from turbosparse.config import PredictorConfig, TrainConfig
 from turbosparse.data.chat import IGNORED_LABEL
 from turbosparse.model.observe import FFNActivations
+from turbosparse.train.levers import Levers
 from turbosparse.train.observer import TrainingObserver
 from turbosparse.train.statistics import FFNStatistics
 
@@ -22,10 +23,15 @@ class CausalLMTraining(ComposerModel):
     """Next-token loss, the router's balancing loss (Mixtral), and the predictors' own loss."""
 
     def __init__(
-        self, model: PreTrainedModel, recipe: TrainConfig, predictor: PredictorConfig | None = None
+        self,
+        model: PreTrainedModel,
+        recipe: TrainConfig,
+        predictor: PredictorConfig | None = None,
+        teacher: PreTrainedModel | None = None,
     ) -> None:
         super().__init__()
         self.model = model
+        self.levers = Levers(recipe, model, teacher)
         self.observer = TrainingObserver(predictor)
         self.statistics = FFNStatistics(model.config, model.device)
         self.observes = False
@@ -53,6 +59,7 @@ class CausalLMTraining(ComposerModel):
         self.num_sequences = 0
         self.observer.start_step(progress_ratio, counts=observes)
         self.statistics.start_step()
+        self.levers.start_step(progress_ratio)
         self._tokens_per_sequence = tokens_per_sequence
 
     def forward(self, batch: Batch) -> CausalLMOutputWithPast:
@@ -72,28 +79,24 @@ class CausalLMTraining(ComposerModel):
         logits = outputs.logits
         assert logits is not None
         labels = batch.get("labels", batch["input_ids"])
-        parts = {
-            "language_model": self.model.loss_function(
-                logits,
-                labels,
-                vocab_size=logits.shape[-1],
-                num_items_in_batch=len(labels) * self._tokens_per_sequence,
-            )
-        }
-        loss: Tensor = parts["language_model"]
+        num_tokens = len(labels) * self._tokens_per_sequence
+        language_model: Tensor = self.model.loss_function(
+            logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=num_tokens
+        )
+        parts = {"language_model": language_model, **self.levers.losses(logits, batch, num_tokens)}
+        weights = {"language_model": self.levers.language_model_weight}
         if self._is_moe:
             parts["router_balance"] = outputs.aux_loss
-            loss = loss + self._recipe.router_aux_loss_ratio * outputs.aux_loss
+            weights["router_balance"] = self._recipe.router_aux_loss_ratio
         if self._trains_predictors:
             predictor_loss = self.observer.predictor_loss()
             assert predictor_loss is not None
             parts["predictor"] = predictor_loss
-            loss = loss + predictor_loss
         self._keep(parts, len(labels))
-        return loss
+        return torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
 
     def _looking(self, is_real: Tensor | None) -> AbstractContextManager[Any]:
-        if not (self.observes or self._trains_predictors):
+        if not (self.observes or self._trains_predictors or self.levers.watches):
             return nullcontext()
         return self.observer.watching(self.model, self._look, is_real)
 
@@ -106,6 +109,8 @@ class CausalLMTraining(ComposerModel):
             self.statistics(activations)
         if self._trains_predictors:
             self.observer(activations)
+        if self.levers.watches:
+            self.levers.look(activations)
 
     def _keep(self, parts: dict[str, Tensor], num_sequences: int) -> None:
         self.num_sequences += num_sequences

@@ -20,6 +20,7 @@ from turbosparse.train.callbacks.progress import StepProgress
 from turbosparse.train.callbacks.validation import Validation
 from turbosparse.train.checkpoints import CheckpointStore
 from turbosparse.train.job import TrainJob
+from turbosparse.train.levers import load_teacher
 from turbosparse.train.module import CausalLMTraining
 from turbosparse.train.recipe import build_optimizer, build_schedule
 from turbosparse.train.sharding import build_sharded_model
@@ -47,7 +48,8 @@ def train(job: TrainJob) -> None:
         device=f"cuda:{dist.get_local_rank()}" if torch.cuda.is_available() else "cpu",
     )
     _compute_as_placed(job, model)
-    module = CausalLMTraining(model.train(), job.recipe, job.predictor)
+    teacher = load_teacher(job.teacher_folder, model.config.vocab_size) if job.teacher_folder else None
+    module = CausalLMTraining(model.train(), job.recipe, job.predictor, teacher)
     dataset = _open_data(job, model.config)
     trainer, state = _build_trainer(job, module, dataset, checkpoints)
     assert trainer.state.fsdp_enabled == (job.num_ranks > 1), "Composer fell back to DDP"
@@ -75,8 +77,8 @@ def _predictor_rank(job: TrainJob) -> int | list[int] | None:
 def _compute_as_placed(job: TrainJob, model: PreTrainedModel) -> None:
     if job.hardware.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    # Predictors observe every step, which compiled layers can't be.
-    if job.hardware.compile and job.predictor is None:
+    # Predictors and the sparsity penalty observe every step, which compiled layers can't be.
+    if job.hardware.compile and job.predictor is None and job.recipe.sparsity_penalty is None:
         for layer in model.model.layers:
             layer.compile()
 
