@@ -1,5 +1,6 @@
 """Tiny models in folders, as `turbosparse export` is given them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ from transformers import MistralConfig, MistralForCausalLM, MixtralConfig, Mixtr
 
 from turbosparse.data.chat import add_chat_template
 from turbosparse.data.tokenizer import train_tokenizer
+from turbosparse.model.configuration import TurboSparseMistralConfig
 from turbosparse.model.convert import with_predictors
 from turbosparse.model.folder import as_turbosparse, save_model
+from turbosparse.model.layout import on_meta
 
 SHAPE = {
     "vocab_size": 320,
@@ -68,11 +71,35 @@ def make_model():
 def make_folder(tokenizer, make_model, tmp_path):
     """Makes a model folder; fields of the model's configuration by name."""
 
-    def make(**fields):
+    def make(name="source", **fields):
         model = make_model(**fields)
-        folder = tmp_path / "source"
+        folder = tmp_path / name
         save_model(model, folder)
         tokenizer.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def hollow_folder():
+    """Makes a tiny model folder one of 1.3 GB, all zeros, which takes no space on the disk."""
+
+    def make(folder):
+        config = TurboSparseMistralConfig.from_pretrained(folder)
+        config.update({"hidden_size": 1_024, "intermediate_size": 8_192, "num_hidden_layers": 23})
+        config.head_dim = 256
+        config.dtype = "bfloat16"
+        config.save_pretrained(folder)
+        tensors, end = {}, 0
+        for name, weight in on_meta(config).state_dict().items():
+            start, end = end, end + 2 * weight.numel()
+            tensors[name] = {"dtype": "BF16", "shape": list(weight.shape), "data_offsets": [start, end]}
+        header = json.dumps(tensors).encode()
+        header += b" " * (-len(header) % 8)
+        with (folder / "model.safetensors").open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            file.truncate(8 + len(header) + end)
         return folder
 
     return make

@@ -30,7 +30,10 @@ def config(**fields):
         ({"predictor_rank": None}, "predictor_rank: None"),
         ({"predictor_input": "post_norm"}, "predictor_input: 'post_norm'"),
         ({"head_dim": 64}, "head_dim: 64"),
-        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}, "rope_type: 'linear'"),
+        (
+            {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
+            "rope_type: 'linear'",
+        ),
         ({"hidden_size": 140, "num_attention_heads": 2}, "hidden_size: 140"),
         ({"intermediate_size": 2_044}, "intermediate_size: 2044"),
         ({"predictor_rank": [32, 36, 32]}, "predictor_rank: 4"),
@@ -43,14 +46,14 @@ def test_a_model_that_the_engine_cannot_run_is_refused_by_name(fields, named):
 
 
 def test_experts_are_refused():
-    with pytest.raises(ModelError, match="turbosparse_mixtral.*no mixture of experts"):
+    with pytest.raises(ModelError, match=r"turbosparse_mixtral.*no mixture of experts"):
         check_runnable(TurboSparseMixtralConfig(**FIELDS), "f16")
 
 
 @pytest.mark.parametrize("width", [{"hidden_size": 136, "num_attention_heads": 2}, {"predictor_rank": 40}])
 def test_q4_0_needs_multiples_of_32_where_f16_needs_multiples_of_8(width):
     check_runnable(config(**width), "f16")
-    with pytest.raises(ModelError, match="multiple of 32.*f16"):
+    with pytest.raises(ModelError, match=r"multiple of 32.*f16"):
         check_runnable(config(**width), "q4_0")
 
 

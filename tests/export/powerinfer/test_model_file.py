@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from transformers.models.mistral.modeling_mistral import apply_rotary_pos_emb
 from turbosparse.errors import ArtifactError, ModelError
 from turbosparse.export.powerinfer import PowerInferOptions, export_powerinfer
 from turbosparse.export.powerinfer.model import DENSE_FILE, SPARSE_FILE, write_model, write_predictors
-from turbosparse.export.powerinfer.tensors import rotary_order
+from turbosparse.export.powerinfer.tensors import rotary_order, round_weights
 from turbosparse.model.folder import load_model
 
 RANKS = [32, 64]
@@ -23,6 +25,15 @@ PLAIN = {
     "fc1": "mlp.predictor.fc1",
     "fc2": "mlp.predictor.fc2",
 }
+PEAK_MEMORY = """
+import resource, sys
+from pathlib import Path
+from turbosparse.export.powerinfer.model import write_model
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+write_model(Path(sys.argv[1]), Path(sys.argv[2]), "f16")
+print(peak() - before)
+"""
 NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
 
 
@@ -96,6 +107,17 @@ def test_q4_0_keeps_every_weight_within_a_step(make_folder, read_gguf, tmp_path)
         blocks, read = wanted.reshape(-1, 32), tensor.values.reshape(-1, 32)
         step = np.abs(blocks).max(1, keepdims=True) / (127 if tensor.encoding == "Q8_0" else 8)
         assert (np.abs(read - blocks) <= 1.01 * step).all(), name
+
+
+@pytest.mark.parametrize("quantization", ["f16", "q4_0"])
+def test_rounded_weights_are_those_in_the_file(make_folder, read_gguf, tmp_path, quantization):
+    source = make_folder(rank=RANKS)
+    write_model(source, tmp_path, quantization)
+    model = load_model(source)
+    round_weights(model, quantization)
+    found = read_gguf(tmp_path / SPARSE_FILE).tensors
+    for name, weight in expected_tensors(model).items():
+        assert np.array_equal(found[name].values, weight), name
 
 
 def test_engine_rotation_of_the_reordered_rows_is_transformers_rotation():
@@ -186,3 +208,18 @@ def test_a_full_disk_leaves_nothing(make_folder, tmp_path, monkeypatch):
     with pytest.raises(ArtifactError, match=r"No space left.*free space"):
         export_powerinfer(source, tmp_path / "out", PowerInferOptions())
     assert {path.name for path in tmp_path.iterdir()} == {"source"}
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_model(make_folder, hollow_folder, tmp_path):
+    """1.3 GB of weights in less than 300 MB: eight times the largest tensor in fp32."""
+    source = hollow_folder(make_folder())
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK_MEMORY, str(source), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (tmp_path / SPARSE_FILE).stat().st_size > 1_250_000_000
+    assert int(done.stdout) < 300_000_000
+    (tmp_path / SPARSE_FILE).unlink()

@@ -3,6 +3,7 @@
 import heapq
 import json
 import shutil
+from itertools import pairwise
 
 import pytest
 from gguf_texts import TEXTS
@@ -21,9 +22,7 @@ SPACE = "\u2581"
 def byte_fallback_tokenizer():
     """A tokenizer of SentencePiece's kind, as transformers converts Mistral's."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
-    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
@@ -33,7 +32,10 @@ def byte_fallback_tokenizer():
     content = json.loads(tokenizer.to_str())
     del content["added_tokens"][3:]  # bytes are tokens like others
     found = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(content)), unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+        tokenizer_object=Tokenizer.from_str(json.dumps(content)),
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
     )
     add_chat_template(found)
     return found
@@ -46,7 +48,7 @@ def merged_by_score(vocabulary, text):
     while True:
         pairs = [
             (-vocabulary.scores[ids[left + right]], place)
-            for place, (left, right) in enumerate(zip(symbols, symbols[1:], strict=False))
+            for place, (left, right) in enumerate(pairwise(symbols))
             if left + right in ids
         ]
         if not pairs:
@@ -122,12 +124,12 @@ def test_tokens_of_the_users_own_are_not_control_tokens(tokenizer):
 
 def test_a_tokenizer_that_the_engine_has_not_is_refused():
     unigram = Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0))
-    with pytest.raises(DataError, match="Unigram.*byte fallback"):
+    with pytest.raises(DataError, match=r"Unigram.*byte fallback"):
         engine_vocabulary(PreTrainedTokenizerFast(tokenizer_object=unigram), 320)
 
 
 def test_more_tokens_than_embedding_rows_are_refused(tokenizer):
-    with pytest.raises(DataError, match="id 301.*vocab_size=300"):
+    with pytest.raises(DataError, match=r"id 301.*vocab_size=300"):
         engine_vocabulary(tokenizer, 300)
 
 

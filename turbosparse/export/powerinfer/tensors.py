@@ -9,6 +9,7 @@ import torch
 from gguf import GGMLQuantizationType as Encoding
 from gguf import quants
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from turbosparse.errors import ModelError
 from turbosparse.export.powerinfer.contract import Quantization, common_threshold
@@ -103,6 +104,18 @@ def encode(name: str, values: Tensor, encoding: Encoding) -> np.ndarray:
         expected = f"finite numbers of at most {half.max:g}, which F16 can hold"
         raise ModelError(name, "larger or not finite", expected, "export with --format hf")
     return found.astype(np.float16) if encoding == Encoding.F16 else quants.quantize(found, encoding)
+
+
+@torch.no_grad()
+def round_weights(model: PreTrainedModel, quantization: Quantization) -> None:
+    """Gives a dense model the weights, in place, that a sparse file in `quantization` holds."""
+    for name, parameter in model.named_parameters():
+        engine_name = _engine_name(name)
+        encoding = _encoding(engine_name, tuple(parameter.shape), quantization)
+        # Blocks lie along rows: reordering rows changes nothing, transposing does.
+        weight = parameter.t() if engine_name.endswith("ffn_down_t.weight") else parameter
+        rounded = torch.from_numpy(quants.dequantize(encode(name, weight, encoding), encoding))
+        parameter.copy_(rounded.t() if weight is not parameter else rounded)
 
 
 def _encoded(
