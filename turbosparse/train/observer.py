@@ -1,7 +1,7 @@
 """How predictors train beside the model: their loss in every step, their hits where a step is measured."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ class TrainingObserver:
     def __init__(self, config: PredictorConfig | None) -> None:
         self._config = config
         self._is_real: Tensor | None = None
+        self._masks: ExitStack | None = None
+        self._look: Observer | None = None
         self.start_step()
 
     def start_step(self, progress_ratio: float = 0.0, counts: bool = True) -> None:
@@ -39,6 +41,8 @@ class TrainingObserver:
         """
         after = None if self._config is None else self._config.mask_after_ratio
         self.is_masked = after is not None and progress_ratio >= after
+        if not self.is_masked:
+            self.unmask()
         self._counts_hits = counts
         self._losses: list[Tensor] = []
         self._num_decisions: Tensor | int = 0
@@ -49,13 +53,22 @@ class TrainingObserver:
     ) -> AbstractContextManager[None]:
         """Calls `look` for every FFN inside the block; masks what FFNs pass on where the mask has joined.
 
+        The mask stays on the model after the block, until `unmask`: under activation checkpointing FFNs
+        run once more in the backward pass.
+
         Args:
             model: one of ours.
             look: takes what an FFN did; it is to call this observer.
             is_real: which tokens are no padding, [sequences, tokens], bool; None: all.
         """
         self._is_real = None if is_real is None else is_real.flatten()
-        return _masked(model, look) if self.is_masked else observe(model, look)
+        return self._watching_masked(model, look) if self.is_masked else observe(model, look)
+
+    def unmask(self) -> None:
+        """Takes the mask off the model, if it is on."""
+        if self._masks is not None:
+            self._masks.close()
+            self._masks = None
 
     def __call__(self, activations: FFNActivations) -> None:
         """Takes one FFN's activations [tokens, intermediate]."""
@@ -87,27 +100,30 @@ class TrainingObserver:
             return torch.zeros(4, dtype=torch.int64)
         return torch.stack(self._hits).sum(0)
 
+    @contextmanager
+    def _watching_masked(self, model: PreTrainedModel, look: Observer) -> Iterator[None]:
+        if self._masks is None:
+            self._masks = ExitStack()
+            self._masks.enter_context(tapped(model, self._mask))
+        self._look = look
+        try:
+            yield
+        finally:
+            self._look = None
+
+    def _mask(self, seen: GatedActivations) -> Tensor:
+        assert seen.predict is not None
+        logits = seen.predict()
+        if self._look is not None and not is_recomputation():
+            # Kept out of checkpointing's sight, as ObservableFFN.show explains.
+            with saved_tensors_hooks(Tensor.detach, lambda kept: kept):
+                self._look(_as_shown(seen, logits))
+        return seen.combined * straight_through(logits)
+
     def _row_weight(self, activations: FFNActivations) -> Tensor | None:
         if self._is_real is None or activations.tokens is None:
             return self._is_real
         return self._is_real[activations.tokens]
-
-
-@contextmanager
-def _masked(model: PreTrainedModel, look: Observer) -> Iterator[None]:
-    """Multiplies every FFN's h by its predictor's straight-through mask, and calls `look`."""
-
-    def tap(seen: GatedActivations) -> Tensor:
-        assert seen.predict is not None
-        logits = seen.predict()
-        if not is_recomputation():
-            # Kept out of checkpointing's sight, as ObservableFFN.show explains.
-            with saved_tensors_hooks(Tensor.detach, lambda kept: kept):
-                look(_as_shown(seen, logits))
-        return seen.combined * straight_through(logits)
-
-    with tapped(model, tap):
-        yield
 
 
 def _as_shown(seen: GatedActivations, logits: Tensor) -> FFNActivations:
