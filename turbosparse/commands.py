@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from turbosparse.config import Activation
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.errors import DataError
 from turbosparse.export.huggingface import check_target, copy_tokenizer, stop_tokens
-from turbosparse.inference.decode import stream_tokens
-from turbosparse.inference.modules import Mode, decoding
+from turbosparse.inference.choosing import Sampling
+from turbosparse.inference.decode import report_decoding
+from turbosparse.inference.decoder import GREEDY, Decoder
+from turbosparse.inference.ffn import Mode
+from turbosparse.inference.quantize import Quantization
 from turbosparse.model.convert import check_convertible, convert_model
 from turbosparse.model.folder import load_model
 
@@ -60,27 +64,44 @@ def evaluate_folder(
     return {"results": found.results, "num_items": found.num_items}
 
 
-def generate_text(model_folder: str, prompt: str, mode: Mode, num_tokens: int, chat: bool) -> None:
-    """Prints the continuation of a prompt as it is decoded, and the speed to standard error."""
+@dataclass(frozen=True)
+class Generation:
+    """How `generate` decodes."""
+
+    mode: Mode = "dense"
+    num_tokens: int = 64
+    chat: bool = False
+    """Whether the prompt is wrapped in the chat template."""
+    sampling: Sampling = GREEDY
+    quantization: Quantization = "none"
+    num_threads: int | None = None
+    """None: torch's own choice."""
+
+
+def generate_text(model_folder: str, prompt: str, wanted: Generation) -> None:
+    """Prints the continuation of a prompt as it is decoded, and what decoding read to standard error."""
+    if wanted.num_threads is not None:
+        torch.set_num_threads(wanted.num_threads)
     model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
-    ids = torch.tensor(_prompt_ids(tokenizer, prompt, chat))
+    ids = torch.tensor(_prompt_ids(tokenizer, prompt, wanted.chat))
+    decoder = Decoder(model, wanted.mode, wanted.quantization)
+    stream = decoder.stream([ids], wanted.num_tokens, wanted.sampling, stop_tokens(tokenizer))
     tokens: list[int] = []
     shown, started = "", time.perf_counter()
-    with decoding(model, mode):
-        for token in stream_tokens(model, ids, num_tokens, stop_tokens(tokenizer)):
-            # The first token is the prefill's: speed counts from there.
-            started = time.perf_counter() if not tokens else started
-            tokens.append(token)
-            # A character may span tokens: print what the whole decodes to, less what was printed.
-            text = tokenizer.decode(tokens, skip_special_tokens=True)
-            if not text.endswith("\ufffd"):
-                print(text[len(shown) :], end="", flush=True)
-                shown = text
+    for (token,) in stream:
+        # The first token is the prefill's: speed counts from there.
+        started = time.perf_counter() if not tokens else started
+        tokens.append(token)
+        # A character may span tokens: print what the whole decodes to, less what was printed.
+        text = tokenizer.decode(tokens, skip_special_tokens=True)
+        if not text.endswith("\ufffd"):
+            print(text[len(shown) :], end="", flush=True)
+            shown = text
     print()
     seconds = time.perf_counter() - started
     if len(tokens) > 1:
-        speed = (len(tokens) - 1) / seconds
-        print(f"{len(tokens)} tokens, {speed:.1f} tokens/s after the first, {mode}", file=sys.stderr)
+        report = report_decoding(decoder, len(tokens) - 1, seconds)
+        print(f"{wanted.mode}: {report.describe()}", file=sys.stderr)
 
 
 def _prompt_ids(tokenizer: Any, prompt: str, chat: bool) -> list[int]:

@@ -79,11 +79,21 @@ def generate(
     mode: Annotated[Literal["dense", "exact", "predicted"], typer.Option(help="How FFNs decode.")] = "dense",
     num_tokens: Annotated[int, typer.Option(min=1, help="Tokens to decode at the most.")] = 64,
     chat: Annotated[bool, typer.Option(help="Wrap the prompt in the chat template.")] = False,
+    temperature: Annotated[float, typer.Option(help="0: always the likeliest token.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option(help="Draw among so many likeliest tokens.")] = None,
+    top_p: Annotated[float, typer.Option(help="Draw among the likeliest, up to this probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same text.")] = 0,
+    quantize: Annotated[
+        Literal["none", "int8", "int4"], typer.Option(help="Weights of new tokens; the prompt's keep theirs.")
+    ] = "none",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: torch's choice.")] = None,
 ) -> None:
-    """Decode greedily after a prompt; text comes as it is decoded, speed goes to standard error."""
-    from turbosparse.commands import generate_text  # noqa: PLC0415 - transformers takes seconds
+    """Decode after a prompt; text comes as it is decoded, speed and bytes read go to standard error."""
+    from turbosparse.commands import Generation, generate_text  # noqa: PLC0415 - transformers takes seconds
+    from turbosparse.inference.choosing import Sampling  # noqa: PLC0415
 
-    generate_text(model, prompt, mode, num_tokens, chat)
+    sampling = Sampling(temperature, top_k, top_p, seed)
+    generate_text(model, prompt, Generation(mode, num_tokens, chat, sampling, quantize, threads))
 
 
 @app.command()

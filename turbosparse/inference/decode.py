@@ -1,15 +1,15 @@
-"""Greedy decoding with a KV cache, token by token."""
+"""Decoding a prompt, and an honest report of how it went."""
 
 import time
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from turbosparse.errors import DataError
-from turbosparse.inference.modules import Mode, decoding
+from turbosparse.inference.decoder import Decoder
+from turbosparse.inference.ffn import DecodingFFN, Mode, RoutedFFN
+from turbosparse.inference.memory import measure_bandwidth
 
 
 @dataclass(frozen=True)
@@ -35,43 +35,68 @@ def decode(model: PreTrainedModel, prompt: Tensor, num_tokens: int, mode: Mode) 
         DataError: The prompt is empty, or leaves no room in the model's context.
         ModelError: The model can't decode in `mode`.
     """
-    with decoding(model, mode):
-        stream = stream_tokens(model, prompt, num_tokens)
-        tokens = [next(stream)]
-        started = time.perf_counter()
-        tokens.extend(stream)
-        return Decoded(tokens, time.perf_counter() - started)
+    stream = Decoder(model, mode).stream([prompt], num_tokens)
+    tokens = next(stream)
+    started = time.perf_counter()
+    tokens += [token for found in stream for token in found]
+    return Decoded(tokens, time.perf_counter() - started)
 
 
-@torch.inference_mode()
-def stream_tokens(
-    model: PreTrainedModel, prompt: Tensor, num_tokens: int, stop_tokens: Collection[int] = ()
-) -> Iterator[int]:
-    """Yields greedily decoded tokens one by one, the first after the dense prefill.
+@dataclass(frozen=True)
+class DecodingReport:
+    """How fast tokens came, and what they read."""
 
-    Ends after `num_tokens`, or with the first of the stop tokens.
+    num_tokens: int
+    """Steps: each gave one token per sequence."""
+    tokens_per_second: float
+    active_ratio: float
+    """Neurons whose row of down was read, of those of all FFNs and experts that ran."""
+    bytes_per_token: float
+    """Weights, scales, keys and values read per step."""
+    bytes_per_second: float
+    bandwidth_bytes_per_second: float
+    """What this machine reads from memory with as many threads, measured after the run."""
 
-    Raises:
-        DataError: The prompt is empty, or leaves no room in the model's context.
-    """
-    _check_fits(model, prompt, num_tokens)
-    cache = DynamicCache(config=model.config)
-    tokens = prompt[None].to(model.device)
-    for _ in range(num_tokens):
-        output = model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        tokens = output.logits[:, -1].argmax(dim=-1, keepdim=True)
-        token = int(tokens)
-        yield token
-        if token in stop_tokens:
-            return
+    @property
+    def bandwidth_ratio(self) -> float:
+        """Share of the measured bandwidth that decoding reached; above 1 where caches serve it."""
+        return self.bytes_per_second / self.bandwidth_bytes_per_second
 
-
-def _check_fits(model: PreTrainedModel, prompt: Tensor, num_tokens: int) -> None:
-    context = model.config.max_position_embeddings
-    if not len(prompt) or len(prompt) + num_tokens > context:
-        raise DataError(
-            "prompt",
-            f"{len(prompt)} tokens, {num_tokens} to follow",
-            f"1 token or more, and at most {context} with those to follow",
-            "shorten the prompt or ask for fewer tokens",
+    def describe(self) -> str:
+        """Returns the report in one line."""
+        return (
+            f"{self.num_tokens} tokens, {self.tokens_per_second:.1f} tokens/s after the first; "
+            f"{self.active_ratio:.1%} of neurons active; "
+            f"{self.bytes_per_token / 1e6:,.1f} MB read per token, "
+            f"{self.bytes_per_second / 1e9:.1f} GB/s of the {self.bandwidth_bytes_per_second / 1e9:.1f} GB/s "
+            f"that this machine's memory gives"
         )
+
+
+def report_decoding(decoder: Decoder, num_steps: int, seconds: float) -> DecodingReport:
+    """Returns what `num_steps` steps after the prefill did in `seconds`, by the decoder's traffic."""
+    assert num_steps > 0
+    traffic, ffn = decoder.traffic, _any_ffn(decoder)
+    gate_rows, up_rows, down_rows = traffic.rows.tolist()
+    read_rows = ffn_bytes(ffn, gate_rows, up_rows, down_rows)
+    num_bytes = (read_rows + traffic.weight_bytes + traffic.cache_bytes) / num_steps
+    return DecodingReport(
+        num_tokens=num_steps,
+        tokens_per_second=num_steps / seconds,
+        active_ratio=down_rows / traffic.num_neurons,
+        bytes_per_token=num_bytes,
+        bytes_per_second=num_bytes * num_steps / seconds,
+        bandwidth_bytes_per_second=measure_bandwidth(),
+    )
+
+
+def ffn_bytes(ffn: DecodingFFN, gate_rows: int, up_rows: int, down_rows: int) -> float:
+    """Returns the bytes of so many rows of an FFN's matrices; of down, of so many neurons' weights."""
+    per_neuron = ffn.down.num_bytes / len(ffn.gate.values)
+    return gate_rows * ffn.gate.row_bytes + up_rows * ffn.up.row_bytes + down_rows * per_neuron
+
+
+def _any_ffn(decoder: Decoder) -> DecodingFFN:
+    """Returns one FFN: a model's are all of one shape."""
+    ffn: Any = decoder.layers[0].ffn
+    return ffn.experts[0] if isinstance(ffn, RoutedFFN) else ffn

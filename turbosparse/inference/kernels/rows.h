@@ -1,0 +1,233 @@
+// Rows of weights as the kernels read them: a dot product with a row, and a row added to a sum.
+//
+// Written with the vector extensions of GCC and Clang, which compile to whatever the machine has: AVX-512,
+// AVX2, SSE2 or NEON. All sums are in fp32.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace turbosparse {
+
+// As many floats as one register holds.
+#if defined(__AVX512F__)
+constexpr int64_t kLanes = 16;
+#elif defined(__AVX__)
+constexpr int64_t kLanes = 8;
+#else
+constexpr int64_t kLanes = 4;
+#endif
+using Floats = float __attribute__((vector_size(4 * kLanes)));
+using Ints = int32_t __attribute__((vector_size(4 * kLanes)));
+using Words = uint32_t __attribute__((vector_size(4 * kLanes)));
+using Halves = uint16_t __attribute__((vector_size(2 * kLanes)));
+using SignedBytes = int8_t __attribute__((vector_size(kLanes)));
+using Shorts = int16_t __attribute__((vector_size(2 * kLanes)));
+
+template <class Vector>
+inline Vector load(const void* from) {
+  Vector vector;
+  std::memcpy(&vector, from, sizeof(vector));
+  return vector;
+}
+
+template <class Vector>
+inline Vector load_some(const void* from, size_t num_bytes) {
+  Vector vector{};
+  std::memcpy(&vector, from, num_bytes);
+  return vector;
+}
+
+inline void store(Floats lanes, float* to, int64_t count) { std::memcpy(to, &lanes, 4 * count); }
+
+inline float sum(Floats lanes) {
+  float total = 0;
+  for (int lane = 0; lane < kLanes; ++lane) total += lanes[lane];
+  return total;
+}
+
+inline float from_bfloat16(uint16_t value) {
+  const uint32_t bits = uint32_t{value} << 16;
+  float result;
+  std::memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+
+// A matrix whose rows are read one by one.
+struct Matrix {
+  const uint8_t* data;
+  int64_t num_rows;
+  int64_t num_columns;
+  int64_t row_bytes;
+  const uint16_t* scales;  // bf16, num_groups to a row; null where weights are not quantised
+  int64_t num_groups;
+  int64_t group_columns;
+
+  const uint8_t* row(int64_t number) const { return data + number * row_bytes; }
+  float scale(int64_t number, int64_t group) const {
+    return scales ? from_bfloat16(scales[number * num_groups + group]) : 1.0f;
+  }
+};
+
+// Narrow integers as wide ones. GCC 12 takes vectors apart where a conversion widens fourfold.
+inline Ints widen(SignedBytes bytes) {
+#if defined(__AVX512F__)
+  return (Ints)_mm512_cvtepi8_epi32((__m128i)bytes);
+#elif defined(__AVX2__)
+  return (Ints)_mm256_cvtepi8_epi32(_mm_cvtsi64_si128((long long)bytes));
+#else
+  return __builtin_convertvector(__builtin_convertvector(bytes, Shorts), Ints);
+#endif
+}
+
+inline Words widen(Halves halves) {
+#if defined(__AVX512F__)
+  return (Words)_mm512_cvtepu16_epi32((__m256i)halves);
+#elif defined(__AVX2__)
+  return (Words)_mm256_cvtepu16_epi32((__m128i)halves);
+#else
+  return __builtin_convertvector(halves, Words);
+#endif
+}
+
+// Each kind of weight says how kLanes of a block become floats: those of the block's part number `part`.
+// Where a row need not be whole blocks, `count` says how many of them there are.
+struct Float32 {
+  static constexpr int64_t kBits = 32;
+  static constexpr int64_t kBlock = 64;
+  static constexpr bool kWholeBlocks = false;
+  static Floats part(const uint8_t* block, int64_t part) { return load<Floats>(block + 4 * part * kLanes); }
+  static Floats some(const uint8_t* block, int64_t count) { return load_some<Floats>(block, 4 * count); }
+};
+
+struct BFloat16 {
+  static constexpr int64_t kBits = 16;
+  static constexpr int64_t kBlock = 64;
+  static constexpr bool kWholeBlocks = false;
+  static Floats floats(Halves halves) { return (Floats)(widen(halves) << 16); }
+  static Floats part(const uint8_t* block, int64_t part) {
+    return floats(load<Halves>(block + 2 * part * kLanes));
+  }
+  static Floats some(const uint8_t* block, int64_t count) {
+    return floats(load_some<Halves>(block, 2 * count));
+  }
+};
+
+struct Int8 {
+  static constexpr int64_t kBits = 8;
+  static constexpr int64_t kBlock = 64;
+  static constexpr bool kWholeBlocks = false;
+  static Floats floats(SignedBytes bytes) { return __builtin_convertvector(widen(bytes), Floats); }
+  static Floats part(const uint8_t* block, int64_t part) {
+    return floats(load<SignedBytes>(block + part * kLanes));
+  }
+  static Floats some(const uint8_t* block, int64_t count) {
+    return floats(load_some<SignedBytes>(block, count));
+  }
+};
+
+// A block's byte i holds weight i in its low half and weight i + 16 in its high half, each plus 8.
+struct Int4 {
+  static constexpr int64_t kBits = 4;
+  static constexpr int64_t kBlock = 32;
+  static constexpr bool kWholeBlocks = true;
+  static Floats part(const uint8_t* block, int64_t part) {
+    const Ints pairs = widen(load<SignedBytes>(block + part * kLanes % 16));
+    return floats(part * kLanes < 16 ? pairs : pairs >> 4);
+  }
+  static Floats some(const uint8_t*, int64_t) { return Floats{}; }
+
+ private:
+  static Floats floats(Ints nibbles) {
+#if defined(__AVX512F__)
+    // The permutation looks at the low four bits alone.
+    const Floats table = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
+    return (Floats)_mm512_permutexvar_ps((__m512i)nibbles, (__m512)table);
+#else
+    return __builtin_convertvector((nibbles & 15) - 8, Floats);
+#endif
+  }
+};
+
+// Brings a block of the next row nearer: into the second-level cache, for the first has no room for x and
+// two rows (22.7 against 11.5 GB/s, one row in ten of bf16 [14336, 4096], one core).
+template <class Weights>
+inline void prefetch(const uint8_t* block) {
+  constexpr int64_t num_bytes = Weights::kBlock * Weights::kBits / 8;
+  for (int64_t byte = 0; byte < num_bytes; byte += 64) __builtin_prefetch(block + byte, 0, 2);
+}
+
+// A stretch of a row's columns that share a scale.
+struct Group {
+  uint64_t begin, end;
+  float scale;
+  Group(const Matrix& matrix, int64_t row, uint64_t number)
+      : begin(number * matrix.group_columns),
+        end(begin + matrix.group_columns),
+        scale(matrix.scale(row, number)) {}
+};
+
+template <class Weights>
+inline const uint8_t* at(const uint8_t* row, uint64_t column) {
+  return row + column * Weights::kBits / 8;
+}
+
+// Returns the dot product of a row with x [columns].
+template <class Weights>
+float dot(const Matrix& matrix, int64_t number, const float* x, const uint8_t* next) {
+  constexpr int64_t num_parts = Weights::kBlock / kLanes;
+  const uint8_t* row = matrix.row(number);
+  Floats total{};
+  for (int64_t i = 0; i < matrix.num_groups; ++i) {
+    const Group group(matrix, number, i);
+    uint64_t column = group.begin;
+    Floats sums[num_parts] = {};
+    for (; column + Weights::kBlock <= group.end; column += Weights::kBlock) {
+      prefetch<Weights>(at<Weights>(next, column));
+      for (int64_t part = 0; part < num_parts; ++part)
+        sums[part] += Weights::part(at<Weights>(row, column), part) * load<Floats>(x + column + part * kLanes);
+    }
+    if constexpr (!Weights::kWholeBlocks) {
+      for (; column < group.end; column += kLanes) {
+        const int64_t count = std::min<int64_t>(kLanes, group.end - column);
+        sums[0] += Weights::some(at<Weights>(row, column), count) * load_some<Floats>(x + column, 4 * count);
+      }
+    }
+    for (int64_t part = 1; part < num_parts; ++part) sums[0] += sums[part];
+    total += sums[0] * group.scale;
+  }
+  return sum(total);
+}
+
+// Adds factor times a row to output [columns].
+template <class Weights>
+void accumulate(const Matrix& matrix, int64_t number, float factor, float* output, const uint8_t* next) {
+  constexpr int64_t num_parts = Weights::kBlock / kLanes;
+  const uint8_t* row = matrix.row(number);
+  for (int64_t i = 0; i < matrix.num_groups; ++i) {
+    const Group group(matrix, number, i);
+    const float scaled = factor * group.scale;
+    uint64_t column = group.begin;
+    for (; column + Weights::kBlock <= group.end; column += Weights::kBlock) {
+      prefetch<Weights>(at<Weights>(next, column));
+      for (int64_t part = 0; part < num_parts; ++part) {
+        float* here = output + column + part * kLanes;
+        store(load<Floats>(here) + Weights::part(at<Weights>(row, column), part) * scaled, here, kLanes);
+      }
+    }
+    if constexpr (!Weights::kWholeBlocks) {
+      for (; column < group.end; column += kLanes) {
+        const int64_t count = std::min<int64_t>(kLanes, group.end - column);
+        const Floats before = load_some<Floats>(output + column, 4 * count);
+        store(before + Weights::some(at<Weights>(row, column), count) * scaled, output + column, count);
+      }
+    }
+  }
+}
+
+}  // namespace turbosparse

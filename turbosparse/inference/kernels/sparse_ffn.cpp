@@ -1,0 +1,218 @@
+// The CPU backend of turbosparse::sparse_ffn and turbosparse::linear (see ../operators.py).
+//
+// Work is shared out among OpenMP's threads statically and sums are added in a fixed order: results are the
+// same bits for the same number of threads.
+
+#include <omp.h>
+#include <torch/library.h>
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <optional>
+#include <vector>
+
+#include "rows.h"
+
+namespace turbosparse {
+namespace {
+
+using at::Tensor;
+using std::optional;
+
+Matrix matrix_of(const Tensor& weight, const optional<Tensor>& scales) {
+  const int64_t num_columns = weight.size(1) * (weight.scalar_type() == at::kByte ? 2 : 1);
+  const int64_t num_groups = scales ? scales->size(1) : 1;
+  return {
+      .data = static_cast<const uint8_t*>(weight.data_ptr()),
+      .num_rows = weight.size(0),
+      .num_columns = num_columns,
+      .row_bytes = weight.stride(0) * static_cast<int64_t>(weight.element_size()),
+      .scales = scales ? static_cast<const uint16_t*>(scales->data_ptr()) : nullptr,
+      .num_groups = num_groups,
+      .group_columns = num_columns / num_groups,
+  };
+}
+
+// Calls `function` with the kind of weight that a tensor's dtype stands for.
+template <class Function>
+void dispatch(const Tensor& weight, Function&& function) {
+  switch (weight.scalar_type()) {
+    case at::kFloat: return function(Float32{});
+    case at::kBFloat16: return function(BFloat16{});
+    case at::kChar: return function(Int8{});
+    case at::kByte: return function(Int4{});
+    default: TORCH_CHECK(false, "no CPU kernel for weights of ", weight.scalar_type());
+  }
+}
+
+// The part of `count` things that falls to a thread.
+struct Share {
+  int64_t begin, end;
+  explicit Share(int64_t count)
+      : begin(count * omp_get_thread_num() / omp_get_num_threads()),
+        end(count * (omp_get_thread_num() + 1) / omp_get_num_threads()) {}
+};
+
+// Neurons that are still in question, in ascending order, and a value for each of them and each token.
+struct Candidates {
+  std::vector<int64_t> neurons;
+  std::vector<float> values;  // [neurons, tokens]
+
+  int64_t size() const { return static_cast<int64_t>(neurons.size()); }
+};
+
+// One call's operands, its tokens as fp32 [tokens, hidden].
+struct Call {
+  Matrix gate, up, down_t;
+  const float* x;
+  const bool* active;  // [tokens, intermediate]; null: whatever the gate lets through
+  int64_t num_tokens;
+
+  int64_t hidden_size() const { return gate.num_columns; }
+  int64_t intermediate_size() const { return gate.num_rows; }
+};
+
+Candidates first_candidates(const Call& call) {
+  Candidates all;
+  all.neurons.reserve(call.intermediate_size());
+  for (int64_t neuron = 0; neuron < call.intermediate_size(); ++neuron) {
+    bool is_active = call.active == nullptr;
+    for (int64_t token = 0; token < call.num_tokens && !is_active; ++token)
+      is_active = call.active[token * call.intermediate_size() + neuron];
+    if (is_active) all.neurons.push_back(neuron);
+  }
+  all.values.assign(all.size() * call.num_tokens, 1.0f);
+  if (call.active == nullptr || call.num_tokens == 1) return all;
+  for (int64_t i = 0; i < all.size(); ++i)
+    for (int64_t token = 0; token < call.num_tokens; ++token)
+      all.values[i * call.num_tokens + token] =
+          call.active[token * call.intermediate_size() + all.neurons[i]];
+  return all;
+}
+
+// Multiplies this thread's candidates by relu(row . x).
+template <class Weights>
+void multiply(const Matrix& matrix, const Call& call, Candidates& candidates) {
+  const Share share(candidates.size());
+  for (int64_t i = share.begin; i < share.end; ++i) {
+    const uint8_t* next = matrix.row(candidates.neurons[std::min(i + 1, share.end - 1)]);
+    for (int64_t token = 0; token < call.num_tokens; ++token) {
+      float& value = candidates.values[i * call.num_tokens + token];
+      const float* x = call.x + token * call.hidden_size();
+      if (value > 0) value *= std::max(0.0f, dot<Weights>(matrix, candidates.neurons[i], x, next));
+    }
+  }
+}
+
+// Drops the candidates that are zero for every token.
+void keep_positive(Candidates& candidates, int64_t num_tokens) {
+  int64_t kept = 0;
+  for (int64_t i = 0; i < candidates.size(); ++i) {
+    const float* values = &candidates.values[i * num_tokens];
+    if (!std::any_of(values, values + num_tokens, [](float value) { return value > 0; })) continue;
+    candidates.neurons[kept] = candidates.neurons[i];
+    std::copy(values, values + num_tokens, &candidates.values[kept++ * num_tokens]);
+  }
+  candidates.neurons.resize(kept);
+  candidates.values.resize(kept * num_tokens);
+}
+
+// Adds this thread's candidates' rows of down_t into its own sums [tokens, hidden].
+template <class Weights>
+void add_rows(const Call& call, const Candidates& candidates, float* sums) {
+  const Share share(candidates.size());
+  for (int64_t i = share.begin; i < share.end; ++i) {
+    const uint8_t* next = call.down_t.row(candidates.neurons[std::min(i + 1, share.end - 1)]);
+    for (int64_t token = 0; token < call.num_tokens; ++token) {
+      const float value = candidates.values[i * call.num_tokens + token];
+      float* output = sums + token * call.hidden_size();
+      if (value > 0) accumulate<Weights>(call.down_t, candidates.neurons[i], value, output, next);
+    }
+  }
+}
+
+// Writes the sum over threads of sums [threads, tokens * hidden] to output.
+void add_sums(const std::vector<float>& sums, int64_t count, float* output) {
+  const Share share(count);
+  std::copy(&sums[share.begin], &sums[share.end], output + share.begin);
+  for (int64_t thread = 1; thread < omp_get_num_threads(); ++thread)
+    for (int64_t i = share.begin; i < share.end; ++i) output[i] += sums[thread * count + i];
+}
+
+template <class Weights>
+void compute(const Call& call, float* output, int64_t* rows_read) {
+  Candidates candidates = first_candidates(call);
+  const int64_t count = call.num_tokens * call.hidden_size();
+  std::vector<float> sums(at::get_num_threads() * count);
+  int64_t num_read[3] = {candidates.size(), 0, 0};
+#pragma omp parallel num_threads(at::get_num_threads())
+  {
+    multiply<Weights>(call.gate, call, candidates);
+#pragma omp barrier
+#pragma omp single
+    keep_positive(candidates, call.num_tokens), num_read[1] = candidates.size();
+    multiply<Weights>(call.up, call, candidates);
+#pragma omp barrier
+#pragma omp single
+    keep_positive(candidates, call.num_tokens), num_read[2] = candidates.size();
+    add_rows<Weights>(call, candidates, &sums[omp_get_thread_num() * count]);
+#pragma omp barrier
+    add_sums(sums, count, output);
+  }
+  for (int part = 0; rows_read && part < 3; ++part) rows_read[part] += num_read[part];
+}
+
+Tensor sparse_ffn(const Tensor& x, const Tensor& gate, const Tensor& up, const Tensor& down_t,
+                  const optional<Tensor>& active, const optional<Tensor>& gate_scales,
+                  const optional<Tensor>& up_scales, const optional<Tensor>& down_scales,
+                  const optional<Tensor>& rows_read) {
+  const Tensor tokens = x.to(at::kFloat).contiguous();
+  const Tensor output = at::empty_like(tokens);
+  const Tensor mask = active ? active->contiguous() : Tensor();
+  const Call call{matrix_of(gate, gate_scales),
+                  matrix_of(up, up_scales),
+                  matrix_of(down_t, down_scales),
+                  tokens.const_data_ptr<float>(),
+                  active ? mask.const_data_ptr<bool>() : nullptr,
+                  tokens.numel() / tokens.size(-1)};
+  int64_t* counts = rows_read ? rows_read->mutable_data_ptr<int64_t>() : nullptr;
+  dispatch(gate, [&](auto weights) {
+    compute<decltype(weights)>(call, output.mutable_data_ptr<float>(), counts);
+  });
+  return output.to(x.scalar_type());
+}
+
+template <class Weights>
+void multiply_all(const Matrix& matrix, const float* x, int64_t num_tokens, float* output) {
+#pragma omp parallel num_threads(at::get_num_threads())
+  {
+    const Share share(matrix.num_rows);
+    for (int64_t row = share.begin; row < share.end; ++row) {
+      const uint8_t* next = matrix.row(std::min(row + 1, share.end - 1));
+      for (int64_t token = 0; token < num_tokens; ++token)
+        output[token * matrix.num_rows + row] =
+            dot<Weights>(matrix, row, x + token * matrix.num_columns, next);
+    }
+  }
+}
+
+Tensor linear(const Tensor& x, const Tensor& weight, const optional<Tensor>& scales) {
+  const Tensor tokens = x.to(at::kFloat).contiguous();
+  auto sizes = x.sizes().vec();
+  sizes.back() = weight.size(0);
+  const Tensor output = at::empty(sizes, tokens.options());
+  dispatch(weight, [&](auto weights) {
+    multiply_all<decltype(weights)>(matrix_of(weight, scales), tokens.const_data_ptr<float>(),
+                                    tokens.numel() / tokens.size(-1), output.mutable_data_ptr<float>());
+  });
+  return output.to(x.scalar_type());
+}
+
+}  // namespace
+}  // namespace turbosparse
+
+TORCH_LIBRARY_IMPL(turbosparse, CPU, library) {
+  library.impl("sparse_ffn", TORCH_FN(turbosparse::sparse_ffn));
+  library.impl("linear", TORCH_FN(turbosparse::linear));
+}
