@@ -54,11 +54,24 @@ def conversations(tmp_path_factory, corpus) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session", params=["mistral", "mixtral"])
-def model_folder(request, tmp_path_factory, corpus) -> Path:
-    folder = tmp_path_factory.mktemp(request.param)
+@pytest.fixture(scope="session")
+def mistral_folder(tmp_path_factory, corpus) -> Path:
+    return _tiny_model("mistral", tmp_path_factory.mktemp("mistral"), corpus)
+
+
+@pytest.fixture(scope="session")
+def mixtral_folder(tmp_path_factory, corpus) -> Path:
+    return _tiny_model("mixtral", tmp_path_factory.mktemp("mixtral"), corpus)
+
+
+@pytest.fixture(params=["mistral", "mixtral"])
+def model_folder(request, mistral_folder, mixtral_folder) -> Path:
+    return mistral_folder if request.param == "mistral" else mixtral_folder
+
+
+def _tiny_model(architecture: str, folder: Path, corpus: Path) -> Path:
     config = ModelConfig(
-        architecture=request.param,
+        architecture=architecture,
         hidden_size=32,
         intermediate_size=64,
         num_layers=2,

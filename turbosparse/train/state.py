@@ -77,9 +77,11 @@ class TrainingState:
         state.timestamp.load_state_dict(values)
         self._dataset.load_state_dict(record["data"])
         state.dataset_resumption["train"] = True
-        for schedule in state.schedulers:
-            schedule.last_epoch = state.timestamp.batch.value - 1
-            schedule.step()
+        (schedule,) = state.schedulers
+        schedule.last_epoch = state.timestamp.batch.value
+        rates = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        for group, (peak, ratio_at) in zip(schedule.optimizer.param_groups, rates, strict=True):
+            group["lr"] = peak * ratio_at(schedule.last_epoch)
         self._guard.remember(read_history(self._job.history_path))
 
     def restore_history(self, content: bytes) -> None:

@@ -53,10 +53,13 @@ def train(job: TrainJob) -> None:
     dataset = _open_data(job, model.config)
     trainer, state = _build_trainer(job, module, dataset, checkpoints)
     assert trainer.state.fsdp_enabled == (job.num_ranks > 1), "Composer fell back to DDP"
-    _resume(checkpoints, state)
-    trainer.fit()
-    checkpoints.save(job.recipe.num_steps, state.weights(), state.record(), state.files())
-    trainer.close()
+    try:
+        _resume(checkpoints, state)
+        trainer.fit()
+        checkpoints.save(job.recipe.num_steps, state.weights(), state.record(), state.files())
+    finally:
+        # Ends W&B's run. The trainer's own close would wait for ranks that an error keeps from coming.
+        trainer.engine.close()
 
 
 def _open_checkpoints(job: TrainJob) -> CheckpointStore:
