@@ -40,12 +40,18 @@ Name = Literal[
     "figure6",
     "figure7",
     "activated",
+    "recovery",
 ]
 
 
 @app.command()
 def reproduce(
-    name: Annotated[Name, typer.Argument(help="Table or figure; activated: activated parameters.")],
+    name: Annotated[
+        Name,
+        typer.Argument(
+            help="Table or figure; activated: activated parameters; recovery: a real model recovered."
+        ),
+    ],
     models: Annotated[
         list[str] | None, typer.Option("--model", help="Model folder, or LABEL=DIR; may be repeated.")
     ] = None,

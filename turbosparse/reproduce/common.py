@@ -73,6 +73,8 @@ class Reproduction:
     plots: Sequence[Path] = field(default=())
     tables: Sequence[Path] = field(default=())
     """CSV files of what the plots show."""
+    headline: Mapping[str, Any] = field(default_factory=dict)
+    """What stands at the top of the JSON, beside `measured`."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,7 @@ def write_reproduction(result: Reproduction, folder: Path) -> list[Path]:
 def as_record(result: Reproduction) -> dict[str, Any]:
     """Returns what <name>.json holds."""
     return {
+        **result.headline,
         "name": result.name,
         "title": result.title,
         "measured": result.measured,
