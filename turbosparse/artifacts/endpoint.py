@@ -15,7 +15,7 @@ _S3_OPTIONS: dict[str, Any] = {
     # A listing that is kept would hide what other ranks and other machines have written since.
     "use_listings_cache": False,
     "config_kwargs": {
-        "retries": {"mode": "standard", "max_attempts": 4},
+        "retries": {"mode": "standard", "max_attempts": 2},
         "connect_timeout": 10,
         "read_timeout": 60,
     },

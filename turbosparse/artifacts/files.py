@@ -52,10 +52,12 @@ def write_exclusively(fs: AbstractFileSystem, path: str, content: bytes) -> bool
         try:
             # s3fs sends If-None-Match: the server itself refuses a second writer.
             fs.pipe_file(path, content, mode="create")
-        except FileExistsError:
-            # A request that was repeated, its first answer lost, meets what it wrote itself.
-            return bool(fs.cat_file(path) == content)
-        return True
+        except OSError as error:
+            if not _is_there_already(error):
+                raise
+        # A request that was repeated, its first answer lost, is refused for what it wrote itself, and
+        # not every server looks and writes in one step: what is read back counts.
+        return bool(fs.cat_file(path) == content)
     target = Path(path)
     draft = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
     try:
@@ -79,6 +81,12 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_there_already(error: OSError) -> bool:
+    # Amazon's answer names the condition, and s3fs says FileExistsError; other servers' do not.
+    code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
+    return isinstance(error, FileExistsError) or code == "PreconditionFailed"
 
 
 def _record(path: Path) -> FileRecord:

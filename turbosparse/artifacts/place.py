@@ -1,5 +1,6 @@
 """A folder on a disk or an object store, reached with patience: outages are waited out, up to a bound."""
 
+import errno
 import os
 import secrets
 import shutil
@@ -30,6 +31,7 @@ NUM_TRANSFERS = 8
 
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 _FINAL = (*_ABSENT, FileExistsError, PermissionError, IsADirectoryError)
+_FINAL_NUMBERS = (errno.EINVAL, errno.ENOSYS, errno.EROFS, errno.ENAMETOOLONG)
 T = TypeVar("T")
 Pieces = Callable[[], Iterable[bytes | memoryview]]
 
@@ -209,5 +211,6 @@ def _at_once(work: Callable[[str], None], paths: Iterable[str]) -> None:
 
 
 def _may_pass(error: BaseException) -> bool:
-    transient = (OSError, HTTPClientError, BotoConnectionError)
-    return isinstance(error, transient) and not isinstance(error, _FINAL)
+    if isinstance(error, OSError):
+        return not isinstance(error, _FINAL) and error.errno not in _FINAL_NUMBERS
+    return isinstance(error, HTTPClientError | BotoConnectionError)
