@@ -39,6 +39,23 @@ def bench_train(
     _show(measure_drelu(hidden_size, intermediate_size, num_tokens, repetitions), as_json)
 
 
+@bench_app.command("predictors")
+def bench_predictors(
+    hidden_size: Annotated[int, typer.Option(min=64, help="Width of the residual stream.")] = 1_024,
+    intermediate_size: Annotated[int, typer.Option(min=16, help="FFN neurons.")] = 2_816,
+    num_layers: Annotated[int, typer.Option(min=1, help="Decoder layers.")] = 2,
+    rank: Annotated[int, typer.Option(min=1, help="Width of the predictors.")] = 256,
+    num_tokens: Annotated[int, typer.Option(min=2, help="Tokens in one step.")] = 1_024,
+    repetitions: Annotated[int, typer.Option(min=1, help="Rounds; medians are reported.")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what training predictors beside a model adds to a training step."""
+    from turbosparse.bench.predictors import measure_predictor_cost  # noqa: PLC0415 - torch takes seconds
+
+    sizes = hidden_size, intermediate_size, num_layers, rank
+    _show(measure_predictor_cost(*sizes, num_tokens, repetitions), as_json)
+
+
 def _show(report: dict[str, object], as_json: bool) -> None:
     table = Table("measured", "value")
     for name, value in report.items():
