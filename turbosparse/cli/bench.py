@@ -27,16 +27,26 @@ def bench_data(
 
 @bench_app.command("train")
 def bench_train(
-    hidden_size: Annotated[int, typer.Option(min=16, help="Width of the residual stream.")] = 1_024,
+    hidden_size: Annotated[int, typer.Option(min=64, help="Width of the residual stream.")] = 1_024,
     intermediate_size: Annotated[int, typer.Option(min=16, help="FFN neurons.")] = 2_816,
-    num_tokens: Annotated[int, typer.Option(min=1, help="Tokens in one pass.")] = 1_024,
-    repetitions: Annotated[int, typer.Option(min=1, help="Rounds; medians are reported.")] = 9,
+    num_layers: Annotated[int, typer.Option(min=1, help="Decoder layers; 24 make the 300m model.")] = 24,
+    vocab_size: Annotated[int, typer.Option(min=16, help="Entries of the vocabulary.")] = 32_000,
+    sequence_length: Annotated[int, typer.Option(min=16, help="Tokens per sequence.")] = 512,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences per step.")] = 2,
+    num_rounds: Annotated[int, typer.Option(min=1, help="Turns of each way; medians are reported.")] = 5,
+    repetitions: Annotated[int, typer.Option(min=1, help="Rounds of the FFNs by themselves.")] = 9,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the dReLU FFN, forward and backward, against transformers' SwiGLU FFN of the same width."""
+    """Measure our training step against a bare one and a plain loop, and the dReLU FFN against SwiGLU's."""
     from turbosparse.bench.drelu import measure_drelu  # noqa: PLC0415 - torch takes seconds
+    from turbosparse.bench.training import Shape, measure_training  # noqa: PLC0415 - Composer takes more
 
-    _show(measure_drelu(hidden_size, intermediate_size, num_tokens, repetitions), as_json)
+    heads = hidden_size // 64
+    widths = (hidden_size, intermediate_size)
+    shape = Shape(*widths, num_layers, heads, vocab_size, sequence_length, batch_size)
+    ffn = measure_drelu(*widths, shape.step_tokens, repetitions)
+    ratios = ("drelu_vs_swiglu_time", "drelu_vs_swiglu_memory")
+    _show(measure_training(shape, num_rounds) | {name: ffn[name] for name in ratios} | {"ffn": ffn}, as_json)
 
 
 @bench_app.command("predictors")

@@ -51,7 +51,7 @@ def train(job: TrainJob) -> None:
     teacher = load_teacher(job.teacher_folder, model.config.vocab_size) if job.teacher_folder else None
     module = CausalLMTraining(model.train(), job.recipe, job.predictor, teacher)
     dataset = _open_data(job, model.config)
-    trainer, state = _build_trainer(job, module, dataset, checkpoints)
+    trainer, state = build_trainer(job, module, dataset, checkpoints)
     assert trainer.state.fsdp_enabled == (job.num_ranks > 1), "Composer fell back to DDP"
     try:
         _resume(checkpoints, state)
@@ -122,9 +122,10 @@ def _check_data(job: TrainJob, dataset: StreamingDataset, config: OurConfig) -> 
         )
 
 
-def _build_trainer(
+def build_trainer(
     job: TrainJob, module: CausalLMTraining, dataset: StreamingDataset, checkpoints: CheckpointStore
 ) -> tuple[Trainer, TrainingState]:
+    """Returns Composer's trainer with our callbacks, and what it resumes from."""
     sequence_length = len(dataset[0]["input_ids"])
     optimizer = build_optimizer(module, job.recipe, job.predictor)
     guard = StepGuard(job.recipe)
