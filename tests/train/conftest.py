@@ -1,15 +1,20 @@
 """A tiny model, corpus and set of conversations for training tests, made once per session."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from turbosparse.config import DataConfig, ModelConfig
+from turbosparse.config import DataConfig, ModelConfig, TrainConfig
 from turbosparse.data.conversations import Conversation, Turn
 from turbosparse.data.sft import InstructionPlan, build_instructions
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.model.convert import initial_model
 from turbosparse.model.folder import save_model
+from turbosparse.train.history import read_history
+from turbosparse.train.job import TrainJob
+
+RECIPE = TrainConfig(num_steps=6, batch_size_sequences=4, learning_rate=3e-3, warmup_steps=2)
 
 SENTENCES = [
     f"The {a} {b} sees {c} at noon."
@@ -82,3 +87,39 @@ def _tiny_model(architecture: str, folder: Path, corpus: Path) -> Path:
     )
     save_model(initial_model(config, load_tokenizer(corpus / "tokenizer"), "drelu"), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def train() -> Callable[[TrainJob], list[float]]:
+    """Trains a job here and returns its losses."""
+    from turbosparse.train.trainer import train as train_job  # noqa: PLC0415 - Composer takes 25 seconds
+
+    def run(job: TrainJob) -> list[float]:
+        Path(job.state_folder).mkdir(parents=True, exist_ok=True)
+        train_job(job)
+        return [record.loss for record in read_history(job.history_path)]
+
+    return run
+
+
+@pytest.fixture
+def job(mistral_folder, corpus, tmp_path) -> Callable[..., TrainJob]:
+    """Makes a job whose state lies in a folder of its own."""
+
+    def make(folder: str = "state", **changes) -> TrainJob:
+        fields = {
+            "name": "pretrain",
+            "identity": "a" * 16,
+            "recipe": RECIPE,
+            "model_folder": str(mistral_folder),
+            "data_folder": str(corpus),
+            "shards": str(corpus.parents[2] / "tokens"),
+            "state_folder": str(tmp_path / folder),
+            "checkpoints": str(tmp_path / folder / "checkpoints"),
+            "num_ranks": 1,
+            "device_batch_size_sequences": 2,
+            "checkpoint_interval_steps": 4,
+        }
+        return TrainJob(**{**fields, **changes})
+
+    return make

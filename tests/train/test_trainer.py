@@ -5,7 +5,6 @@ import math
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,48 +19,12 @@ from turbosparse.train.checkpoints import CheckpointStore
 from turbosparse.train.history import read_history
 from turbosparse.train.job import TrainJob
 
-NUM_STEPS = 6
-RECIPE = TrainConfig(num_steps=NUM_STEPS, batch_size_sequences=4, learning_rate=3e-3, warmup_steps=2)
-
-
-@pytest.fixture(scope="module")
-def train() -> Callable[[TrainJob], list[float]]:
-    """Trains a job here and returns its losses."""
-    from turbosparse.train.trainer import train as train_job  # noqa: PLC0415 - Composer takes 25 seconds
-
-    def run(job: TrainJob) -> list[float]:
-        Path(job.state_folder).mkdir(parents=True, exist_ok=True)
-        train_job(job)
-        return [record.loss for record in read_history(job.history_path)]
-
-    return run
-
 
 @pytest.fixture
-def job(mistral_folder, corpus, tmp_path) -> Callable[..., TrainJob]:
-    """Makes a job whose state lies in a folder of its own."""
-
-    def make(folder: str = "state", **changes) -> TrainJob:
-        fields = {
-            "name": "pretrain",
-            "identity": "a" * 16,
-            "recipe": RECIPE,
-            "model_folder": str(mistral_folder),
-            "data_folder": str(corpus),
-            "shards": str(corpus.parents[2] / "tokens"),
-            "state_folder": str(tmp_path / folder),
-            "checkpoints": str(tmp_path / folder / "checkpoints"),
-            "num_ranks": 1,
-            "device_batch_size_sequences": 2,
-            "checkpoint_interval_steps": 4,
-        }
-        return TrainJob(**{**fields, **changes})
-
-    return make
-
-
-def recipe(**changes) -> TrainConfig:
-    return RECIPE.model_copy(update=changes)
+def recipe(job) -> Callable[..., TrainConfig]:
+    """Changes the jobs' recipe."""
+    recipe = job().recipe
+    return lambda **changes: recipe.model_copy(update=changes)
 
 
 def final_weights(job: TrainJob) -> dict[str, Tensor]:
@@ -122,7 +85,7 @@ def test_a_step_that_is_not_finite_stops_training_before_it_is_taken(train, job,
         train(job())
 
 
-def test_a_skipped_step_leaves_the_model_as_it_was(train, job, monkeypatch):
+def test_a_skipped_step_leaves_the_model_as_it_was(train, job, recipe, monkeypatch):
     """Skipping every step must end where training began, weight decay and moments included."""
     from turbosparse.train.module import CausalLMTraining  # noqa: PLC0415 - see `train`
 
@@ -136,7 +99,7 @@ def test_a_skipped_step_leaves_the_model_as_it_was(train, job, monkeypatch):
         assert torch.equal(weight, before[name.removeprefix("model/")]), name
 
 
-def test_too_many_skipped_steps_stop_training(train, job, monkeypatch):
+def test_too_many_skipped_steps_stop_training(train, job, recipe, monkeypatch):
     from turbosparse.train.module import CausalLMTraining  # noqa: PLC0415 - see `train`
 
     original = CausalLMTraining.loss
@@ -145,7 +108,7 @@ def test_too_many_skipped_steps_stop_training(train, job, monkeypatch):
         train(job(recipe=recipe(on_bad_step="skip", max_skipped_steps=3)))
 
 
-def test_a_spike_is_skipped_and_training_goes_on(train, job, monkeypatch):
+def test_a_spike_is_skipped_and_training_goes_on(train, job, recipe, monkeypatch):
     at_step(monkeypatch, 18, lambda loss: loss * 5)
     spiked = job(recipe=recipe(num_steps=20, on_bad_step="skip", spike_loss_ratio=2.0))
     train(spiked)
@@ -202,7 +165,7 @@ def mean_loss(model, tokenizer, texts: list[str]) -> float:
     return total / num_tokens
 
 
-def test_levers_join_the_loss(train, job):
+def test_levers_join_the_loss(train, job, recipe):
     levers = {"distillation": DistillationConfig(), "sparsity_penalty": SparsityPenaltyConfig(weight=0.1)}
     pulled = job(recipe=recipe(**levers), teacher_folder=job().model_folder)
     train(pulled)
@@ -238,7 +201,7 @@ def test_data_of_another_tokenizer_is_refused(train, job, conversations):
         train(job(name="finetune", data_folder=str(conversations)))
 
 
-def test_a_batch_larger_than_the_data_is_refused(train, job):
+def test_a_batch_larger_than_the_data_is_refused(train, job, recipe):
     with pytest.raises(DataError, match="batch_size_sequences"):
         train(job(recipe=recipe(batch_size_sequences=4_000), device_batch_size_sequences=4_000))
 

@@ -1,4 +1,4 @@
-"""Training through torchrun and Composer: ranks agree, kills resume, nothing survives its launcher."""
+"""Training through the launcher and Composer: ranks agree, kills resume, nothing survives its launcher."""
 
 import multiprocessing
 import os
@@ -11,122 +11,144 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from turbosparse.config import Placement, PredictorConfig, TrainConfig
-from turbosparse.errors import TrainingError
+from turbosparse.config import Placement, PredictorConfig
+from turbosparse.errors import ModelError
+from turbosparse.train.checkpoints import CheckpointStore, assemble_model
 from turbosparse.train.history import read_history
 from turbosparse.train.job import TrainJob
 from turbosparse.train.launch import Program, open_launcher
 
-RECIPE = TrainConfig(num_steps=8, batch_size_sequences=4, learning_rate=3e-3, warmup_steps=2)
+LONG = {"num_steps": 60}
+"""Steps enough to be killed among them."""
 
 
-def job(model_folder: Path, data: Path, home: Path, **changes) -> TrainJob:
-    (home / "state").mkdir(parents=True, exist_ok=True)
-    fields = {
-        "name": "pretrain",
-        "recipe": RECIPE,
-        "model_folder": str(model_folder),
-        "data_folder": str(data),
-        "shards": str(data.parents[2] / "tokens"),
-        "output_folder": str(home / "model"),
-        "state_folder": str(home / "state"),
-        "num_ranks": 1,
-        "device_batch_size_sequences": 2,
-        "checkpoint_interval_steps": 3,
-    }
-    return TrainJob(**{**fields, **changes})
+def launch(job: TrainJob, on_event=lambda event: None) -> list[float]:
+    """Trains in processes of their own; returns the losses."""
+    program = Program(job.name, job.identity, job.model_dump_json(), job.state_folder)
+    open_launcher(Placement(num_ranks=job.num_ranks)).launch(program, on_event, lambda line: None)
+    return losses(job)
 
 
-def launch(training: TrainJob, on_event, on_log) -> None:
-    program = Program(training.name, training.identity, training.model_dump_json(), training.state_folder)
-    open_launcher(Placement(num_ranks=training.num_ranks)).launch(program, on_event, on_log)
+def losses(job: TrainJob) -> list[float]:
+    return [record.loss for record in read_history(job.history_path)]
 
 
-def run(training: TrainJob) -> tuple[list[float], dict[str, torch.Tensor]]:
-    events, log = [], []
-    launch(training, events.append, log.append)
-    history = read_history(training.history_path)
-    assert [event.values["step"] for event in events] == [record.step for record in history]
-    return [record.loss for record in history], load_file(Path(training.output_folder) / "model.safetensors")
+def weights(job: TrainJob, folder: Path) -> dict[str, torch.Tensor]:
+    assemble_model(CheckpointStore(job.checkpoints, job.identity).latest(), "model/", folder)
+    return load_file(folder / "model.safetensors")
 
 
 @pytest.mark.slow
-def test_two_ranks_train_as_one(model_folder, corpus, tmp_path):
+def test_two_ranks_train_as_one(train, job, model_folder):
     """FSDP2 must average gradients and hand each rank its part of the same global batches."""
-    losses, weights = run(job(model_folder, corpus, tmp_path / "one"))
-    sharded_losses, sharded_weights = run(
-        job(model_folder, corpus, tmp_path / "two", num_ranks=2, device_batch_size_sequences=2)
-    )
+    recipe = job().recipe.model_copy(update={"num_steps": 20})
+    fields = {"model_folder": str(model_folder), "recipe": recipe}
+    expected = train(job("one", **fields))
     # Mixtral's balancing loss is a mean per microbatch, which is not the batch's.
     tolerance = 3e-3 if "mixtral" in str(model_folder) else 1e-4
-    assert sharded_losses == pytest.approx(losses, rel=tolerance)
-    assert losses[-1] < losses[0] - 0.3
-    assert sharded_weights.keys() == weights.keys()
+    assert launch(job("two", num_ranks=2, **fields)) == pytest.approx(expected, rel=tolerance)
+    assert expected[-1] < expected[0] - 0.3
 
 
 @pytest.mark.slow
-def test_predictors_train_the_same_on_two_ranks(model_folder, conversations, tmp_path):
+def test_predictors_train_the_same_on_two_ranks(train, job, model_folder, conversations, tmp_path):
     """Every rank touches the stacked predictors at every step, wherever its tokens are routed."""
-    options = {
+    fields = {
         "name": "finetune",
+        "model_folder": str(model_folder),
+        "data_folder": str(conversations),
         "predictor": PredictorConfig(rank=8, learning_rate=1e-2),
         "vocab_size": 384,
     }
-    one = job(model_folder, conversations, tmp_path / "one", **options)
-    two = job(model_folder, conversations, tmp_path / "two", num_ranks=2, **options)
-    _, weights = run(one)
-    _, sharded_weights = run(two)
-    names = [name for name in weights if ".predictor." in name]
+    one, two = job("one", **fields), job("two", num_ranks=2, **fields)
+    train(one)
+    launch(two)
+    expected, sharded = weights(one, tmp_path / "a"), weights(two, tmp_path / "b")
+    names = [name for name in expected if ".predictor." in name]
     assert len(names) == 4
     for name in names:
-        torch.testing.assert_close(sharded_weights[name], weights[name], rtol=0, atol=2e-2)
-    first, *_, last = read_history(one.history_path)
-    assert last.predictor_loss < first.predictor_loss
-    assert weights["model.embed_tokens.weight"].shape[0] == 384
+        torch.testing.assert_close(sharded[name], expected[name], rtol=0, atol=2e-2)
+    first, *_, last = read_history(two.history_path)
+    assert last.other_losses["predictor"] < first.other_losses["predictor"]
+    assert sharded["model.embed_tokens.weight"].shape[0] == 384
 
 
 @pytest.mark.slow
-def test_gradients_are_clipped_under_fsdp2(corpus, tmp_path, model_folder):
+def test_gradients_are_clipped_under_fsdp2(job, tmp_path):
     """Clipped to next to nothing they vanish in AdamW's epsilon: the model must stay where it was."""
-    if "mixtral" in str(model_folder):
-        pytest.skip("the same code; one architecture keeps the suite fast")
-    recipe = RECIPE.model_copy(update={"gradient_clip_norm": 1e-12, "weight_decay": 0.0})
-    _, weights = run(job(model_folder, corpus, tmp_path, recipe=recipe, num_ranks=2))
-    before = load_file(model_folder / "model.safetensors")
-    moved = max(float((weights[name] - before[name]).abs().max()) for name in before)
-    assert moved < 1e-4, "unclipped, eight steps of AdamW move weights by about 1e-2"
+    recipe = job().recipe.model_copy(update={"gradient_clip_norm": 1e-12, "weight_decay": 0.0})
+    clipped = job(recipe=recipe, num_ranks=2)
+    launch(clipped)
+    before = load_file(Path(clipped.model_folder) / "model.safetensors")
+    after = weights(clipped, tmp_path / "model")
+    moved = max(float((after[name] - before[name]).abs().max()) for name in before)
+    assert moved < 1e-4, "unclipped, six steps of AdamW move weights by about 1e-2"
 
 
-def test_a_killed_run_resumes_and_ends_as_if_it_had_not_been(corpus, tmp_path, model_folder):
-    if "mixtral" in str(model_folder):
-        pytest.skip("the same code; one architecture keeps the suite fast")
-    expected_losses, expected = run(job(model_folder, corpus, tmp_path / "whole"))
-    interrupted = job(model_folder, corpus, tmp_path / "killed")
-    context = multiprocessing.get_context("fork")
-    launcher = context.Process(target=launch, args=(interrupted, lambda event: None, lambda line: None))
+@pytest.mark.slow
+def test_training_moves_from_two_ranks_to_one_and_back(train, job, model_folder):
+    """Checkpoints know nothing of ranks: each part goes on where the last one ended, with the same data."""
+    recipe = job().recipe.model_copy(update=LONG)
+    fields = {"model_folder": str(model_folder), "checkpoint_interval_steps": 2, "recipe": recipe}
+    expected = train(job("one", **fields))
+    moved = [job("moved", num_ranks=ranks, **fields) for ranks in (2, 1, 2)]
+    _kill_at(moved[0], step=10)
+    _kill_at(moved[1], step=30)
+    tolerance = 3e-3 if "mixtral" in str(model_folder) else 1e-4
+    assert launch(moved[2]) == pytest.approx(expected, rel=tolerance)
+
+
+def test_a_killed_run_resumes_and_ends_as_if_it_had_not_been(train, job, tmp_path):
+    recipe = job().recipe.model_copy(update=LONG)
+    whole, killed = job("whole", recipe=recipe), job("killed", recipe=recipe)
+    expected = train(whole)
+    _kill_at(killed, step=5)
+    events = []
+    assert launch(killed, events.append) == pytest.approx(expected, abs=1e-6)
+    assert _follows_a_checkpoint(events), "it resumes after its last checkpoint, not from the start"
+    ended, wanted = weights(killed, tmp_path / "a"), weights(whole, tmp_path / "b")
+    assert all(torch.allclose(ended[name], weight, atol=1e-6) for name, weight in wanted.items())
+
+
+@pytest.mark.slow
+def test_a_run_killed_with_its_machine_resumes_from_object_storage(train, job, s3, tmp_path):
+    """Two ranks, and nothing is left of the first machine's disk: S3 has all that is needed."""
+    recipe = job().recipe.model_copy(update=LONG)
+    whole = job("whole", recipe=recipe)
+    expected = train(whole)
+    fields = {"checkpoints": f"{s3}/checkpoints", "num_ranks": 2, "recipe": recipe}
+    _kill_at(job("first-machine", **fields), step=5)
+    other = job("second-machine", **fields)
+    events = []
+    resumed = launch(other, events.append)
+    assert resumed == pytest.approx(expected, rel=1e-4), "the history came from the checkpoint, too"
+    assert _follows_a_checkpoint(events)
+    assert weights(other, tmp_path / "model").keys() == weights(whole, tmp_path / "whole").keys()
+
+
+def test_a_refusal_in_a_rank_arrives_as_what_it_is(job, tmp_path):
+    with pytest.raises(ModelError, match="model folder"):
+        launch(job(model_folder=str(tmp_path / "nothing")))
+
+
+def _follows_a_checkpoint(events: list) -> bool:
+    first = events[0].values["step"]
+    return first > 1 and first % 4 == 1
+
+
+def _kill_at(job: TrainJob, step: int) -> None:
+    """Starts a job and kills its launcher, which cannot say goodbye, once a step is done."""
+    launcher = multiprocessing.get_context("fork").Process(target=launch, args=(job,))
     launcher.start()
-    while not (_steps(interrupted) >= 5):
+    while _num_steps(job) < step:
         assert launcher.is_alive(), "training ended before it could be killed"
-        time.sleep(0.05)
+        time.sleep(0.02)
     ranks = psutil.Process(launcher.pid).children(recursive=True)
     os.kill(launcher.pid, signal.SIGKILL)
     launcher.join()
-    _, alive = psutil.wait_procs(ranks, timeout=30)
+    _, alive = psutil.wait_procs(ranks, timeout=40)
     assert not alive, "ranks outlive their launcher"
-    events = []
-    launch(interrupted, events.append, lambda line: None)
-    assert events[0].values["step"] in (4, 7), "it resumes after a checkpoint, not from the start"
-    assert [record.loss for record in read_history(interrupted.history_path)] == pytest.approx(
-        expected_losses, abs=1e-6
-    )
-    weights = load_file(Path(interrupted.output_folder) / "model.safetensors")
-    assert all(torch.allclose(weights[name], weight, atol=1e-6) for name, weight in expected.items())
 
 
-def test_a_failing_rank_is_reported_with_its_words(tmp_path, corpus):
-    with pytest.raises(TrainingError, match="model folder"):
-        launch(job(tmp_path / "nothing", corpus, tmp_path), lambda event: None, lambda line: None)
-
-
-def _steps(training: TrainJob) -> int:
-    return len(read_history(training.history_path)) if training.history_path.exists() else 0
+def _num_steps(job: TrainJob) -> int:
+    return len(read_history(job.history_path)) if job.history_path.exists() else 0
