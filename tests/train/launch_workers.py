@@ -80,7 +80,7 @@ def saves_when_told(job: dict) -> None:
 def hangs(job: dict) -> None:
     """One rank stops after its first step; the others wait for it in the second."""
     beat("step 1")
-    if RANK != job["rank"]:
+    if job["rank"] != RANK:
         beat("step 2")
     time.sleep(600)
 
@@ -94,7 +94,7 @@ def refuses(job: dict) -> None:
 
 def fails(job: dict) -> None:
     """One rank dies by a signal, or with words."""
-    if RANK == job["rank"]:
+    if job["rank"] == RANK:
         if job.get("signal"):
             os.kill(os.getpid(), job["signal"])
         raise RuntimeError("the words of a failing rank")

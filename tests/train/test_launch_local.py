@@ -55,7 +55,7 @@ def test_failures_name_the_rank_and_carry_its_words(tmp_path):
 
 @pytest.mark.slow
 def test_a_hung_rank_ends_the_run_and_is_named(tmp_path):
-    with pytest.raises(TrainingError, match="^rank 1 hung: silent for [0-9]+ s, last heard at 'step 1'"):
+    with pytest.raises(TrainingError, match=r"^rank 1 hung: silent for [0-9]+ s, last heard at 'step 1'"):
         launch(tmp_path, "hangs", rank=1)
 
 
