@@ -186,14 +186,15 @@ def _only_predicted(model: PreTrainedModel) -> Iterator[None]:
 def _excerpt(
     tokenizer: PreTrainedTokenizerFast, text: Path, context_tokens: int, puts_bos: bool
 ) -> tuple[str, Tensor]:
-    """Returns the start of a text, and its windows [windows, tokens] as the engine cuts them."""
+    """Returns a text's start in single blanks, and its windows [windows, tokens] as the engine cuts them."""
     pieces, num_tokens = [], 0
     for piece in read_texts(text):
-        pieces.append(piece)
-        num_tokens += len(_encode(tokenizer, piece))
+        # The engine cuts runs of blanks otherwise than GPT-2 before signs: the check is of the model.
+        pieces.append(" ".join(piece.split()))
+        num_tokens += len(_encode(tokenizer, pieces[-1]))
         if num_tokens > (NUM_WINDOWS + 1) * context_tokens:
             break
-    excerpt = "".join(pieces).rstrip("\n")
+    excerpt = " ".join(pieces)
     ids = torch.tensor([tokenizer.bos_token_id] * puts_bos + _encode(tokenizer, excerpt))
     num_windows = min(NUM_WINDOWS, len(ids) // context_tokens)
     if num_windows < 2:

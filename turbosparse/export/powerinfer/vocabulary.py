@@ -17,6 +17,10 @@ NO_BOS = (
     "tokenizer of GPT-2's kind: PowerInfer puts no BOS before a prompt; begin prompts with {bos} for the "
     "model's own output"
 )
+OTHER_CUTS = (
+    "tokenizer of GPT-2's kind: PowerInfer leaves a sign no blank of the run before it, so indented code and "
+    "lists become other tokens than the model was trained on"
+)
 
 
 class TokenType(IntEnum):
@@ -150,7 +154,7 @@ def _special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
 def _notes(tokenizer: PreTrainedTokenizerFast, kind: str, content: dict[str, Any]) -> list[str]:
     if kind == "llama":
         return []
-    notes = [NO_BOS.format(bos=tokenizer.bos_token)]
+    notes = [NO_BOS.format(bos=tokenizer.bos_token), OTHER_CUTS]
     pre_tokenizer = content["pre_tokenizer"]
     if pre_tokenizer["type"] != "ByteLevel" or not pre_tokenizer.get("use_regex", True):
         notes.append("pre_tokenizer: PowerInfer cuts words by GPT-2's rule, this tokenizer by another")
