@@ -46,6 +46,12 @@ void dispatch(const Tensor& weight, Function&& function) {
   }
 }
 
+// Threads for a product with a matrix: one where sharing it out takes longer than reading it.
+int num_threads_for(const Matrix& matrix) {
+  constexpr int64_t kWorthSharing = 256 * 1024;
+  return matrix.num_rows * matrix.row_bytes < kWorthSharing ? 1 : at::get_num_threads();
+}
+
 // The part of `count` things that falls to a thread.
 struct Share {
   int64_t begin, end;
@@ -144,9 +150,10 @@ template <class Weights>
 void compute(const Call& call, float* output, int64_t* rows_read) {
   Candidates candidates = first_candidates(call);
   const int64_t count = call.num_tokens * call.hidden_size();
-  std::vector<float> sums(at::get_num_threads() * count);
+  const int num_threads = num_threads_for(call.gate);
+  std::vector<float> sums(num_threads * count);
   int64_t num_read[3] = {candidates.size(), 0, 0};
-#pragma omp parallel num_threads(at::get_num_threads())
+#pragma omp parallel num_threads(num_threads)
   {
     multiply<Weights>(call.gate, call, candidates);
 #pragma omp barrier
@@ -185,7 +192,7 @@ Tensor sparse_ffn(const Tensor& x, const Tensor& gate, const Tensor& up, const T
 
 template <class Weights>
 void multiply_all(const Matrix& matrix, const float* x, int64_t num_tokens, float* output) {
-#pragma omp parallel num_threads(at::get_num_threads())
+#pragma omp parallel num_threads(num_threads_for(matrix))
   {
     const Share share(matrix.num_rows);
     for (int64_t row = share.begin; row < share.end; ++row) {
