@@ -69,8 +69,8 @@ def test_a_stricter_perplexity_buys_a_larger_prediction(model):
     strict = choose_thresholds(model, windows, ThresholdConfig(max_perplexity_ratio=limit))
     assert strict.by_layer.perplexity_ratio <= limit
     assert strict.by_layer.predicted_active_ratio > loose.by_layer.predicted_active_ratio
-    tried = [point for point in strict.curve if point.kind == "by layer" and point.wanted_recall >= 0.96]
-    assert all(point.perplexity_ratio > limit for point in tried[:-1]), "it stops at the first that holds"
+    tried = strict.curve[: strict.curve.index(strict.by_layer)]
+    assert all(point.perplexity_ratio > limit for point in tried), "it stops at the first that holds"
 
 
 def test_chosen_thresholds_reach_the_folder_and_nothing_else_changes(model, windows, tmp_path):

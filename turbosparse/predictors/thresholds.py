@@ -3,9 +3,10 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,8 +18,8 @@ from turbosparse.predictors.logits import EDGES, LogitCounts, count_logits
 from turbosparse.predictors.masks import predicted_only
 
 Kind = Literal["by layer", "global"]
-SHOWN_RECALLS = (0.8, 0.9)
-"""Below any recall that is worth having: they show where the curve bends."""
+SHOWN_RECALLS = (0.8, 0.9, 0.99)
+"""Measured whether or not thresholds are chosen there: they show where the curve bends."""
 NUM_HALVINGS = 7
 """Recalls tried: each halves the share of active neurons that is missed."""
 
@@ -88,9 +89,9 @@ def choose_thresholds(
         curve.append(point)
         return point
 
-    for recall in SHOWN_RECALLS:
-        measure("by layer", recall)
-    by_layer, overall = (_first_that_holds(kind, measure, config) for kind in ("by layer", "global"))
+    by_layer, overall = (_first_that_holds(kind, measure, config) for kind in get_args(Kind))
+    for kind, recall in product(get_args(Kind), SHOWN_RECALLS):
+        measure(kind, recall)
     return ChosenThresholds(by_layer, overall, tuple(curve), exact)
 
 

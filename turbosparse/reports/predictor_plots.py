@@ -105,6 +105,7 @@ def plot_trade_off(curves: Mapping[str, Sequence[TradeOff]], path: Path) -> None
     recall_axes.set_ylabel("recall, %")
     perplexity_axes.set_ylabel("perplexity above exact, %")
     perplexity_axes.set_yscale("symlog", linthresh=0.1)
+    perplexity_axes.yaxis.set_major_formatter("{x:g}")
     recall_axes.legend(loc="lower right", fontsize=8)
     perplexity_axes.legend(loc="upper right", fontsize=8)
     figure.suptitle("What predictors keep, and what that does")
