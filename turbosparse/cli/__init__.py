@@ -5,11 +5,11 @@ import sys
 
 import typer
 
-from turbosparse.cli import artifacts, bench, models, pipeline, reproduce
+from turbosparse.cli import artifacts, bench, models, pipeline, plan, predictors, reproduce
 from turbosparse.errors import TurboSparseError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for module in (pipeline, models, artifacts, bench, reproduce):
+for module in (pipeline, plan, models, predictors, artifacts, bench, reproduce):
     app.add_typer(module.app)
 
 

@@ -1,10 +1,17 @@
 """What the commands share: options, the table's console, the JSON line at the end."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Column
+
+from turbosparse.progress import Listener, Progress
 
 console = Console(stderr=True)
 
@@ -30,3 +37,28 @@ def finish(report: dict[str, Any], as_json: bool) -> None:
     """Prints the report as the last line of standard output, if it was asked for."""
     if as_json:
         print(json.dumps(report, separators=(",", ":"), allow_nan=False), flush=True)
+
+
+@contextmanager
+def shown_progress() -> Iterator[Listener]:
+    """Gives a listener whose progress shows as one bar per stage."""
+    columns = (
+        TextColumn("{task.description}", table_column=Column(min_width=16)),
+        BarColumn(bar_width=16),
+        TextColumn("{task.fields[figures]}"),
+    )
+    bars: dict[str, TaskID] = {}
+    with RichProgress(*columns, console=console) as shown:
+
+        def show(progress: Progress) -> None:
+            if progress.stage not in bars:
+                bars[progress.stage] = shown.add_task(progress.stage, figures="")
+            bar, figures = bars[progress.stage], _figures(progress)
+            shown.update(bar, completed=progress.completed, total=progress.total, figures=figures)
+
+        yield Listener(on_progress=show)
+
+
+def _figures(progress: Progress) -> str:
+    counted = f"{progress.completed:,}/{progress.total:,} {progress.unit}"
+    return ", ".join([counted, *(f"{name} {value:.4g}" for name, value in progress.values.items())])

@@ -1,15 +1,10 @@
 """`reproduce`: the paper's tables and figures as files."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.progress import BarColumn, TaskID, TextColumn
-from rich.progress import Progress as RichProgress
-from rich.table import Column
 
 from turbosparse.cli.common import (
     ConfigOption,
@@ -22,9 +17,9 @@ from turbosparse.cli.common import (
     WorkersOption,
     console,
     finish,
+    shown_progress,
 )
 from turbosparse.config import Placement, read_overrides, validate
-from turbosparse.progress import Listener, Progress
 
 app = typer.Typer()
 
@@ -89,7 +84,7 @@ def reproduce(
         "num_ranks": num_ranks,
         "num_workers": num_workers,
     }
-    with _shown_progress() as listener:
+    with shown_progress() as listener:
         request = Request(
             out=out,
             models=models or [],
@@ -108,28 +103,3 @@ def reproduce(
     files = write_reproduction(result, out)
     console.print("\n".join(str(path) for path in files))
     finish(as_record(result), as_json)
-
-
-@contextmanager
-def _shown_progress() -> Iterator[Listener]:
-    """Gives a listener whose progress shows as one bar per stage."""
-    columns = (
-        TextColumn("{task.description}", table_column=Column(min_width=16)),
-        BarColumn(bar_width=16),
-        TextColumn("{task.fields[figures]}"),
-    )
-    bars: dict[str, TaskID] = {}
-    with RichProgress(*columns, console=console) as shown:
-
-        def show(progress: Progress) -> None:
-            if progress.stage not in bars:
-                bars[progress.stage] = shown.add_task(progress.stage, figures="")
-            bar, figures = bars[progress.stage], _figures(progress)
-            shown.update(bar, completed=progress.completed, total=progress.total, figures=figures)
-
-        yield Listener(on_progress=show)
-
-
-def _figures(progress: Progress) -> str:
-    counted = f"{progress.completed:,}/{progress.total:,} {progress.unit}"
-    return ", ".join([counted, *(f"{name} {value:.4g}" for name, value in progress.values.items())])

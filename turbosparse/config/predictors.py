@@ -64,7 +64,7 @@ class PredictorConfig(Config):
     positive_weight: Annotated[float, Gt(0)] = 1.0
     """Weight of active neurons in the binary cross-entropy: above 1 it buys recall with size."""
     label_threshold: Annotated[float, Ge(0)] = 0.0
-    """A neuron is labelled active where h exceeds this share of `label_scale`; 0: wherever h > 0."""
+    """A neuron is labelled active where |h| exceeds this share of `label_scale`; 0: wherever h is not 0."""
     label_scale: Literal["rms", "max"] = "rms"
     """What `label_threshold` is a share of: the root mean square or the largest of the token's h."""
     mask_after_ratio: Annotated[float, Ge(0), Lt(1)] | None = None

@@ -17,15 +17,16 @@ def active_labels(combined: Tensor, threshold: float = 0.0, scale: LabelScale = 
 
     Args:
         combined: h of one FFN, [tokens, intermediate].
-        threshold: share of the token's own `scale` that h must exceed; 0 labels every h above zero.
+        threshold: share of the token's own `scale` that |h| must exceed; 0 labels every h that is not
+            zero, which under dReLU is every h above zero.
         scale: the root mean square or the largest magnitude of the token's h.
     """
     if threshold == 0.0:
-        return combined > 0
+        return combined != 0
     size = combined.float().abs()
     if scale == "max":
-        return combined > threshold * size.amax(-1, keepdim=True)
-    return combined > threshold * size.square().mean(-1, keepdim=True).sqrt()
+        return size > threshold * size.amax(-1, keepdim=True)
+    return size > threshold * size.square().mean(-1, keepdim=True).sqrt()
 
 
 def weighted_cross_entropy(
