@@ -92,6 +92,16 @@ def refuses(job: dict) -> None:
     sys.exit(2)
 
 
+def leaves_a_child(job: dict) -> None:
+    """Fails, and leaves a process in a session of its own, as an uploader is."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        time.sleep(600)
+    (Path(job["folder"]) / "child").write_text(str(child))
+    sys.exit(1)
+
+
 def fails(job: dict) -> None:
     """One rank dies by a signal, or with words."""
     if job["rank"] == RANK:

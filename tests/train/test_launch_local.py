@@ -54,6 +54,14 @@ def test_failures_name_the_rank_and_carry_its_words(tmp_path):
 
 
 @pytest.mark.slow
+def test_children_that_outlive_a_failed_rank_are_ended(tmp_path):
+    """Their parent is gone, and with it the way from the agent down to them."""
+    with pytest.raises(TrainingError, match="rank 0 ended with status 1"):
+        launch(tmp_path, "leaves_a_child", place={"num_ranks": 1})
+    assert not psutil.pid_exists(int((tmp_path / "child").read_text()))
+
+
+@pytest.mark.slow
 def test_a_hung_rank_ends_the_run_and_is_named(tmp_path):
     with pytest.raises(TrainingError, match=r"^rank 1 hung: silent for [0-9]+ s, last heard at 'step 1'"):
         launch(tmp_path, "hangs", rank=1)
