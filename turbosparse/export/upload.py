@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
@@ -52,7 +53,10 @@ def upload_folder(folder: Path, uri: str) -> None:
         for file in in_order(folder):
             name = f"{path.rstrip('/')}/{file.relative_to(folder).as_posix()}"
             uploaded.append(name)
-            fs.makedirs(name.rpartition("/")[0], exist_ok=True)
+            if isinstance(
+                fs, LocalFileSystem
+            ):  # elsewhere folders need no making, and a bucket must not be made
+                fs.makedirs(name.rpartition("/")[0], exist_ok=True)
             fs.put_file(str(file), name)
     except BaseException as error:
         for name in uploaded:

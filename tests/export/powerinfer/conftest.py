@@ -9,7 +9,8 @@ import pytest
 
 FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
-ENCODINGS = {0: "F32", 1: "F16", 2: "Q4_0", 8: "Q8_0", 26: "I32"}
+ENCODINGS = {0: "F32", 1: "F16", 2: "Q4_0", 8: "Q8_0", 18: "I32"}
+"""As the engine's ggml.h has them; llama.cpp has since moved I32 to 26."""
 
 
 @dataclass

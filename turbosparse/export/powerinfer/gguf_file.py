@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gguf import GGMLQuantizationType as Encoding
 from gguf import GGUFValueType as Kind
 from gguf import GGUFWriter
 
 from turbosparse.export.powerinfer.tensors import EncodedTensor
 
 SPARSE_MAGIC, DENSE_MAGIC = b"PWRI", b"GGUF"
+ENGINE_CODES = {Encoding.I32: Encoding(18)}
+"""Where the engine, which is of 2023, counts encodings otherwise than the gguf package: its I32 is 18."""
 
 Keys = dict[str, tuple[Any, Kind]]
 """A file's values and their types by key; arrays take their type from their first element."""
@@ -27,7 +30,8 @@ def write_gguf(
         writer.add_key_value(key, value, kind)
     for tensor in planned:
         dtype = np.dtype(np.float32)  # without a meaning beside raw_dtype
-        writer.add_tensor_info(tensor.name, tensor.shape, dtype, tensor.num_bytes, raw_dtype=tensor.encoding)
+        code = ENGINE_CODES.get(tensor.encoding, tensor.encoding)
+        writer.add_tensor_info(tensor.name, tensor.shape, dtype, tensor.num_bytes, raw_dtype=code)
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
