@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -118,11 +119,19 @@ class Place:
         return self.patiently(lambda: write_exclusively(self.fs, self.path(path), content))
 
     def remove(self, *parts: str) -> None:
-        """Deletes a file or a folder with all that is below, uploads that were begun there included."""
+        """Deletes a file, or a folder with all that is below."""
         try:
             self.patiently(lambda: self._remove(self.path(*parts)))
         except _ABSENT:
             return
+
+    def abort_uploads(self) -> None:
+        """Deletes parts of uploads below that a killed writer began: they are paid for, and in no listing."""
+        if hasattr(self.fs, "abort_mpu"):  # s3fs, whose import takes a second where no S3 is in use
+            bucket, prefix, _ = self.fs.split_path(f"{self.base}/")
+            list_uploads = partial(self.fs.call_s3, "list_multipart_uploads", Bucket=bucket, Prefix=prefix)
+            for upload in self.patiently(list_uploads).get("Uploads", []):
+                self.patiently(partial(self.fs.abort_mpu, bucket, upload["Key"], upload["UploadId"]))
 
     def upload(self, folder: Path, paths: Iterable[str]) -> None:
         """Copies files of a folder on this machine here, several at the same time."""
@@ -181,17 +190,7 @@ class Place:
         if self.local is not None and Path(path).is_dir():
             shutil.rmtree(path)
             return
-        self._abort_uploads(path)
         self.fs.rm(path, recursive=True)
-
-    def _abort_uploads(self, path: str) -> None:
-        """Deletes the parts of uploads that a killed writer began: they are paid for, and in no listing."""
-        if not hasattr(self.fs, "abort_mpu"):
-            return
-        bucket, prefix, _ = self.fs.split_path(path)
-        begun = self.fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix)
-        for upload in begun.get("Uploads", []):
-            self.fs.abort_mpu(bucket, upload["Key"], upload["UploadId"])
 
 
 def _write_file(path: Path, pieces: Pieces) -> None:

@@ -144,6 +144,7 @@ class CheckpointStore:
         return [step for step in self._steps() if self._step_place(step).exists(MANIFEST)]
 
     def _remove_unfinished(self) -> None:
+        self._place.abort_uploads()
         for step in set(self._steps()) - set(self._committed_steps()):
             self._step_place(step).remove()
 
