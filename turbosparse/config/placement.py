@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from annotated_types import Gt
+from annotated_types import Gt, Le
 from pydantic import Field
 
 from turbosparse.config.base import Config
@@ -50,6 +50,14 @@ class Placement(Config):
     """Address of a running Dask scheduler; none: a cluster on this machine."""
     training: TrainingPlacement = TrainingPlacement()
     """How training uses the hardware, and what is looked at meanwhile."""
+    max_gpu_hours: Annotated[float, Gt(0)] | None = None
+    """A run whose training stages are planned to take more GPU-hours, all together, does not start;
+    none: no limit."""
+    gpu_peak_teraflops: Annotated[float, Gt(0)] = 312.0
+    """What planned hours take for a GPU's dense bf16 peak, in 10^12 FLOP/s: 312 for A100 and A800, 989
+    for H100 and H200."""
+    expected_mfu_ratio: Annotated[float, Gt(0), Le(1)] = 0.45
+    """Share of that peak which planned hours expect training to reach (MFU)."""
 
     @property
     def num_ranks_total(self) -> int:

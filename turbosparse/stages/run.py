@@ -11,6 +11,7 @@ from turbosparse.config import PipelineConfig, Placement, TrainConfig, resolve, 
 from turbosparse.data.corpora import Corpora
 from turbosparse.data.instruction_rows import InstructionRows, open_instructions_rows
 from turbosparse.errors import ConfigError
+from turbosparse.plan.budget import check_budget
 from turbosparse.stages.inputs import Inputs, digest_inputs, open_run_corpora
 from turbosparse.workers import MapJobs, Processes, Threads, map_inline
 
@@ -48,6 +49,7 @@ def open_run(
     for name, recipe in _recipes(config).items():
         check_divides(name, recipe, place)
         _check_has_a_teacher(name, recipe, config.convert.source)
+    check_budget(config, place)
     # Opened once: the hub's data sets are pinned by the instance that reads them.
     corpora = open_run_corpora(config, place)
     instructions = open_instructions_rows(config.finetune.instructions, place.instructions)
