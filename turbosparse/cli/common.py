@@ -28,6 +28,11 @@ DaskOption = Annotated[str | None, typer.Option(help="Address of a Dask schedule
 TokenizerOption = Annotated[str | None, typer.Option(help="Hugging Face tokenizer folder.")]
 InstructionsOption = Annotated[str | None, typer.Option(help="File or folder of instruction rows.")]
 RanksOption = Annotated[int, typer.Option(help="Training processes on this machine.")]
+MaxGpuHoursOption = Annotated[
+    float | None, typer.Option(help="A run that is planned to take more does not start; none: no limit.")
+]
+PeakOption = Annotated[float, typer.Option(help="A GPU's dense bf16 peak, 10^12 FLOP/s, in planned hours.")]
+MfuOption = Annotated[float, typer.Option(help="Share of that peak reached (MFU), in planned hours.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a field: a.b=c.")]
 ConfigOption = Annotated[str | None, typer.Option("--config", help="YAML file of overrides.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]

@@ -8,6 +8,8 @@ from rich.table import Table
 from turbosparse.cli.common import (
     ConfigOption,
     JsonOption,
+    MfuOption,
+    PeakOption,
     PresetOption,
     SetOption,
     SourceOption,
@@ -33,8 +35,8 @@ def plan(
     activation_checkpointing: Annotated[bool, typer.Option(help="Also where it is not needed.")] = False,
     gpu_memory_gib: Annotated[float, typer.Option(min=0.1, help="Memory of one GPU.")] = 80.0,
     reserve_gib: Annotated[float, typer.Option(min=0.0, help="Of it, for what is no tensor.")] = 6.0,
-    peak_teraflops: Annotated[float, typer.Option(min=0.001, help="A GPU's dense bf16 peak.")] = 312.0,
-    mfu: Annotated[float, typer.Option(min=0.001, max=1.0, help="Share of the peak reached.")] = 0.45,
+    gpu_peak_teraflops: PeakOption = 312.0,
+    mfu: MfuOption = 0.45,
     precision: Annotated[Literal["bf16", "fp32"], typer.Option(help="bf16 on GPUs, fp32 on CPUs.")] = "bf16",
     storage_gb_per_second: Annotated[float, typer.Option(min=0.001, help="Writing of all ranks.")] = 2.0,
     node_failure_hours: Annotated[float, typer.Option(min=1.0, help="Mean time between failures.")] = 6_000.0,
@@ -43,7 +45,7 @@ def plan(
 ) -> None:
     """Plan memory, hours, checkpoints and storage of a run's training stages, without any GPU.
 
-    --json: preset, num_gpus, peak_teraflops, mfu_ratio, gpu_hours (all stages), stages.{base, pretrain,
+    --json: preset, num_gpus, gpu_peak_teraflops, mfu_ratio, gpu_hours (all stages), stages.{base, pretrain,
     finetune}. Each stage has parameters {embeddings, attention, ffn, router, predictor, norm, total};
     largest_share_ratio (fullest rank over an even share); memory, bytes of the fullest rank {weights,
     gradients, optimizer, activations, logits, working, gathered, predictor, reused (subtracted), total},
@@ -65,7 +67,7 @@ def plan(
             "num_ranks": gpus_per_node,
             "device_batch_size_sequences": microbatch,
             "training": {"activation_checkpointing": activation_checkpointing},
-            "gpu_peak_teraflops": peak_teraflops,
+            "gpu_peak_teraflops": gpu_peak_teraflops,
             "expected_mfu_ratio": mfu,
         },
         source="the command line",
@@ -80,7 +82,7 @@ def plan(
     report = {
         "preset": preset,
         "num_gpus": placement.num_ranks_total,
-        "peak_teraflops": peak_teraflops,
+        "gpu_peak_teraflops": gpu_peak_teraflops,
         "mfu_ratio": mfu,
         "gpu_hours": sum(stage["schedule"]["gpu_hours"] for stage in stages.values()),
         "stages": stages,
@@ -92,7 +94,7 @@ def plan(
 def _show(report: dict[str, Any]) -> None:
     stages = report["stages"]
     console.print(
-        f"{report['preset']} on {report['num_gpus']} GPUs of {report['peak_teraflops']:g} TFLOP/s at "
+        f"{report['preset']} on {report['num_gpus']} GPUs of {report['gpu_peak_teraflops']:g} TFLOP/s at "
         f"{report['mfu_ratio']:.0%} MFU: {report['gpu_hours']:,.4g} GPU-hours"
     )
     _print("parameters, 10^6", stages, lambda stage: _scaled(stage["parameters"], 1e6))
