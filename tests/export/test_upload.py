@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import fsspec
 import pytest
+from s3_server import BUCKET
 
 from turbosparse.errors import ArtifactError, ConfigError
 from turbosparse.export import upload
@@ -120,3 +121,27 @@ def test_a_hub_that_refuses_is_an_error_without_its_details(folder, monkeypatch)
     with pytest.raises(ArtifactError, match="OSError") as caught:
         upload_folder(folder, "hf://owner/name")
     assert "very-secret" not in str(caught.value)
+
+
+def test_object_storage_gets_every_file_and_refuses_a_second_export(swift, s3, folder):
+    check_destination(s3)
+    upload_folder(folder, s3)
+    prefix = s3.removeprefix(f"s3://{BUCKET}/") + "/"
+    listing = swift.client().list_objects_v2(Bucket=BUCKET, Prefix=prefix)["Contents"]
+    written = {entry["Key"].removeprefix(prefix): entry["LastModified"] for entry in listing}
+    assert written.keys() == {
+        file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()
+    }
+    assert max(written.values()) == written["config.json"]
+    with pytest.raises(ArtifactError, match="empty or new place"):
+        check_destination(s3)
+
+
+def test_object_storage_that_refuses_the_key_is_an_error_without_it(s3, monkeypatch):
+    from s3fs import S3FileSystem  # noqa: PLC0415
+
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
+    S3FileSystem.clear_instance_cache()
+    with pytest.raises(ArtifactError, match="can be written") as caught:
+        check_destination(s3)
+    assert "not-the-secret" not in str(caught.value)

@@ -3,12 +3,13 @@
 import os
 from pathlib import Path
 
-import fsspec
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from turbosparse.errors import ArtifactError, ConfigError
+from turbosparse.artifacts.endpoint import open_filesystem
+from turbosparse.errors import ArtifactError, ConfigError, TurboSparseError
 
 HUB = "hf://"
 TOKEN = "HF_TOKEN"  # noqa: S105 - the variable's name
@@ -93,12 +94,14 @@ def _hub(uri: str) -> tuple[HfApi, str]:
     return HfApi(token=token), repository
 
 
-def _open(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+def _open(uri: str) -> tuple[AbstractFileSystem, str]:
     if "://" not in uri:
         remedy = "leave --upload out to have the folder on this machine alone"
         raise ConfigError("--upload", uri, "hf://OWNER/NAME or a URI such as s3://BUCKET/PREFIX", remedy)
     try:
-        fs, path = fsspec.core.url_to_fs(uri)
+        fs, path = open_filesystem(uri)
+    except TurboSparseError:
+        raise
     except (ValueError, ImportError) as error:
         remedy = f"install what reads it ({error})"
         raise ConfigError("--upload", uri, "a kind of URI that fsspec knows", remedy) from error
