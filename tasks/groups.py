@@ -14,7 +14,7 @@ from prefect.futures import as_completed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from turbosparse.config import Placement
-from turbosparse.errors import TurboSparseError
+from turbosparse.errors import TrainingDiverged, TurboSparseError
 from turbosparse.processes import die_with_parent
 from turbosparse.workers import Job, MapJobs, Result, map_inline
 
@@ -23,10 +23,10 @@ RETRY_DELAY_SECONDS = 10
 
 
 def is_worth_retrying(task: Any, task_run: Any, state: State[Any]) -> bool:  # noqa: ARG001 - Prefect's form
-    """Says whether a failed task may succeed the next time: bad input will not."""
+    """Says whether a failed task may succeed the next time: bad input and a diverged training will not."""
     try:
         state.result()
-    except TurboSparseError:
+    except (TurboSparseError, TrainingDiverged):
         return False
     except Exception:
         return True

@@ -24,7 +24,7 @@ from turbosparse.train.job import TrainJob
 def recipe(job) -> Callable[..., TrainConfig]:
     """Changes the jobs' recipe."""
     recipe = job().recipe
-    return lambda **changes: recipe.model_copy(update=changes)
+    return lambda **changes: recipe.model_copy(update=changes)  # noqa: PLW0108 - not by position
 
 
 def final_weights(job: TrainJob) -> dict[str, Tensor]:

@@ -34,6 +34,10 @@ MaxGpuHoursOption = Annotated[
 PeakOption = Annotated[float, typer.Option(help="A GPU's dense bf16 peak, 10^12 FLOP/s, in planned hours.")]
 MfuOption = Annotated[float, typer.Option(help="Share of that peak reached (MFU), in planned hours.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a field: a.b=c.")]
+PlaceOption = Annotated[
+    list[str] | None, typer.Option("--place", help="Where it runs, field by field: training.compile=true.")
+]
+PlacementOption = Annotated[str | None, typer.Option("--placement", help="YAML file of where it runs.")]
 ConfigOption = Annotated[str | None, typer.Option("--config", help="YAML file of overrides.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 

@@ -19,6 +19,8 @@ from turbosparse.cli.common import (
     MaxGpuHoursOption,
     MfuOption,
     PeakOption,
+    PlacementOption,
+    PlaceOption,
     PresetOption,
     RanksOption,
     RootOption,
@@ -31,6 +33,7 @@ from turbosparse.cli.common import (
     finish,
 )
 from turbosparse.config import Placement, read_overrides, validate
+from turbosparse.config.resolve import merge
 from turbosparse.stages import open_run, preload, require_parents, stages_of
 
 app = typer.Typer()
@@ -52,6 +55,8 @@ def dry_run(
     dask_scheduler: DaskOption = None,
     assignments: SetOption = None,
     config: ConfigOption = None,
+    places: PlaceOption = None,
+    placement_file: PlacementOption = None,
     root: RootOption = "./runs",
     as_json: JsonOption = False,
 ) -> None:
@@ -76,6 +81,8 @@ def run(
     dask_scheduler: DaskOption = None,
     assignments: SetOption = None,
     config: ConfigOption = None,
+    places: PlaceOption = None,
+    placement_file: PlacementOption = None,
     root: RootOption = "./runs",
     max_gpu_hours: MaxGpuHoursOption = None,
     gpu_peak_teraflops: PeakOption = 312.0,
@@ -90,8 +97,10 @@ def run(
 
 
 def _placement(options: dict[str, Any]) -> Placement:
+    """Returns the placement: the options' values, over them the file's, over them `--place`'s."""
     given = {name: options[name] for name in Placement.model_fields if name in options}
-    return validate(Placement, given, source="the command line")
+    placed = read_overrides(options["placement_file"], options["places"] or [])
+    return validate(Placement, merge(given, placed), source="the command line")
 
 
 def _run_flow(

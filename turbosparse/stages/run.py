@@ -13,6 +13,7 @@ from turbosparse.data.instruction_rows import InstructionRows, open_instructions
 from turbosparse.errors import ConfigError
 from turbosparse.plan.budget import check_budget
 from turbosparse.stages.inputs import Inputs, digest_inputs, open_run_corpora
+from turbosparse.train.launch import open_launcher
 from turbosparse.workers import MapJobs, Processes, Threads, map_inline
 
 
@@ -50,6 +51,7 @@ def open_run(
         check_divides(name, recipe, place)
         _check_has_a_teacher(name, recipe, config.convert.source)
     check_budget(config, place)
+    open_launcher(place)  # so that a placement that can't train is refused before anything runs
     # Opened once: the hub's data sets are pinned by the instance that reads them.
     corpora = open_run_corpora(config, place)
     instructions = open_instructions_rows(config.finetune.instructions, place.instructions)

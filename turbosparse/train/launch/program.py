@@ -59,6 +59,6 @@ def open_launcher(place: Placement) -> Launcher:
 
     if place.jobset is None:
         raise ConfigError(
-            "placement.jobset", None, "namespace, image and more of the JobSet", "give --config with them"
+            "placement.jobset", None, "namespace, image and more of the JobSet", "give a file with them: --placement FILE"
         )
     return JobSetLauncher(place, place.jobset)
