@@ -1,5 +1,7 @@
 """The presets' recipes are the paper's, as the optimizer and the schedule carry them out."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -31,7 +33,7 @@ def test_table_5(preset):
     assert found[499] == pytest.approx(2.5e-5)
     assert max(found) == found[999]
     assert found[-1] == pytest.approx(5e-6)
-    assert all(later < earlier for earlier, later in zip(found[999:], found[1000:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(found[999:]))
 
 
 def test_table_12():
