@@ -1,8 +1,12 @@
 """Folders that exist whole or not at all."""
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from turbosparse.artifacts.store import OUT_OF_SPACE
 from turbosparse.errors import ArtifactError
@@ -26,3 +30,11 @@ def whole_target(target: Path) -> Iterator[Path]:
         raise ArtifactError(
             "target", str(target), f"space for the export ({error.strerror})", remedy
         ) from error
+
+
+def save_tensors(content: Any, path: Path) -> None:
+    """Writes tensors, or a dict of them, as `torch.load` reads them with weights_only."""
+    # On a full disk torch.save raises its own error; a file's own write says what is the matter.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path.write_bytes(buffer.getbuffer())

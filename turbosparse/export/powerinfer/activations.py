@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from turbosparse.analysis.statistics import AnalysisPlan, analyse
 from turbosparse.analysis.text import iterate_windows, read_texts
 from turbosparse.data.tokenizer import load_tokenizer
+from turbosparse.export.target import save_tensors
 from turbosparse.model.folder import load_model
 
 WINDOW_TOKENS = 1_024
@@ -40,4 +40,4 @@ def write_activations(counts: list[Tensor], folder: Path) -> None:
     """Writes `folder`/activation/activation_{layer}.pt, as PowerInfer's own tools read them."""
     (folder / ACTIVATION_FOLDER).mkdir()
     for layer, values in enumerate(counts):
-        torch.save(values, folder / ACTIVATION_FOLDER / f"activation_{layer}.pt")
+        save_tensors(values, folder / ACTIVATION_FOLDER / f"activation_{layer}.pt")

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-import torch
 from gguf import GGUFValueType as Kind
+from torch import Tensor
 
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.export.huggingface import copy_tokenizer
@@ -12,6 +12,7 @@ from turbosparse.export.powerinfer.contract import Quantization, check_runnable,
 from turbosparse.export.powerinfer.gguf_file import DENSE_MAGIC, SPARSE_MAGIC, Keys, write_gguf
 from turbosparse.export.powerinfer.tensors import changed_predictor, encoded_tensors
 from turbosparse.export.powerinfer.vocabulary import engine_vocabulary
+from turbosparse.export.target import save_tensors
 from turbosparse.model.configuration import TurboSparseMistralConfig
 from turbosparse.model.folder import open_folder
 from turbosparse.model.released import config_to_released
@@ -67,7 +68,7 @@ def write_predictors(source: Path, folder: Path) -> list[str]:
     copy_tokenizer(source, folder / "model")
     (folder / "predictors").mkdir()
     for layer in range(config.num_hidden_layers):
-        torch.save(_predictor(config, tensors, layer), folder / "predictors" / f"model_{layer}.pt")
+        save_tensors(_predictor(config, tensors, layer), folder / "predictors" / f"model_{layer}.pt")
     threshold = {"sparse_threshold": common_threshold(config)[0]}
     (folder / "predictors" / "config.json").write_text(json.dumps(threshold) + "\n", encoding="utf-8")
     return differences
@@ -100,7 +101,7 @@ def _keys(config: TurboSparseMistralConfig, quantization: Quantization, is_spars
 
 def _predictor(
     config: TurboSparseMistralConfig, tensors: dict[str, StoredTensor], layer: int
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Tensor]:
     prefix = f"model.layers.{layer}.mlp.predictor."
     names = ("fc1.weight", "fc2.weight")
     return {
