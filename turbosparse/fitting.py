@@ -24,6 +24,7 @@ from turbosparse.model.released import RELEASED_TYPES
 from turbosparse.predictors.post_hoc import devices, fit_predictors, fitted_records
 from turbosparse.predictors.quality import measure_quality
 from turbosparse.predictors.ranks import ranks_of
+from turbosparse.predictors.states import first_tokens
 from turbosparse.predictors.thresholds import choose_thresholds, write_thresholds
 from turbosparse.progress import OnProgress, ignore_progress
 from turbosparse.reports.predictor_plots import write_predictor_report
@@ -72,7 +73,7 @@ def fit_folder(
     check_target(target)
     model = load_model(source).to(devices()[0])
     found = fitting_text(model, source, text, config, on_progress)
-    ranks = ranks_of(model, found.train, config)
+    ranks = ranks_of(model, first_tokens(found.train, config.threshold.num_tokens), config)
     work = target.with_name(f"{target.name}.{_identity(source, text, config)}.partial")
     fitted = fit_predictors(model, lambda: iter(found.train), config, ranks, work, SEED, on_progress)
     chosen = choose_thresholds(fitted, found.choose, config.threshold)

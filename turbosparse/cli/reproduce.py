@@ -36,6 +36,7 @@ Name = Literal[
     "figure7",
     "activated",
     "recovery",
+    "predictors",
 ]
 
 
