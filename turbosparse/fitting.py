@@ -25,7 +25,7 @@ from turbosparse.predictors.post_hoc import devices, fit_predictors, fitted_reco
 from turbosparse.predictors.quality import measure_quality
 from turbosparse.predictors.ranks import ranks_of
 from turbosparse.predictors.states import first_tokens
-from turbosparse.predictors.thresholds import choose_thresholds, write_thresholds
+from turbosparse.predictors.thresholds import choose_thresholds, chosen_values, write_thresholds
 from turbosparse.progress import OnProgress, ignore_progress
 from turbosparse.reports.predictor_plots import write_predictor_report
 
@@ -64,7 +64,7 @@ def fit_folder(
         on_progress: hears of sampling and of every finished predictor.
 
     Returns:
-        What `measure_quality` returns, with model, fits, predictor_ranks, thresholds, global_threshold.
+        What `measure_quality` returns, with model, fits, and `chosen_values`.
 
     Raises:
         TurboSparseError: A model, text, size or disk budget that can't work; nothing is written.
@@ -77,7 +77,8 @@ def fit_folder(
     work = target.with_name(f"{target.name}.{_identity(source, text, config)}.partial")
     fitted = fit_predictors(model, lambda: iter(found.train), config, ranks, work, SEED, on_progress)
     chosen = choose_thresholds(fitted, found.choose, config.threshold)
-    write_thresholds(fitted, chosen)
+    if not config.threshold.keep_zero:
+        write_thresholds(fitted, chosen)
     quality, layers = measure_quality(fitted, found.report)
     draft = work / "model"
     save_model(fitted, draft)
@@ -89,14 +90,7 @@ def fit_folder(
         target.rmdir()
     shutil.move(draft, target)
     shutil.rmtree(work)
-    return {
-        **quality,
-        "model": str(target),
-        "fits": fits,
-        "predictor_ranks": list(ranks),
-        "thresholds": list(chosen.by_layer.thresholds),
-        "global_threshold": chosen.overall.thresholds[0],
-    }
+    return {**quality, **chosen_values(fitted), "model": str(target), "fits": fits}
 
 
 def fitting_text(

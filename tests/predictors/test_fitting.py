@@ -11,6 +11,7 @@ from turbosparse.errors import ArtifactError, DataError, ModelError
 from turbosparse.fitting import REPORT_NAME, fit_folder, fitting_text
 from turbosparse.inference.modules import decoding
 from turbosparse.model.folder import as_turbosparse, load_model, save_model
+from turbosparse.model.rewrite import write_released
 from turbosparse.reproduce.common import Request, write_reproduction
 from turbosparse.reproduce.predictors import reproduce
 
@@ -49,6 +50,18 @@ def test_the_written_folder_decodes_with_its_predictors(folder, tmp_path):
     written = json.loads((tmp_path / "made" / REPORT_NAME / "predictors.json").read_text())
     assert written["quality"]["recall"] == report["recall"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "source"], "no work is left behind"
+
+
+def test_thresholds_may_stay_what_the_released_layouts_know(folder, tmp_path):
+    threshold = CONFIG.threshold.model_copy(update={"keep_zero": True})
+    report = fit_folder(
+        str(folder), tmp_path / "made", None, CONFIG.model_copy(update={"threshold": threshold})
+    )
+    assert report["thresholds"] == [0.0, 0.0, 0.0]
+    assert report["global_threshold"] is None
+    write_released(tmp_path / "made", tmp_path / "released")
+    released = load_model(tmp_path / "released").config
+    assert [released.rank_of(layer) for layer in range(3)] == report["predictor_ranks"]
 
 
 def test_parts_of_the_text_have_nothing_in_common(folder, tmp_path):

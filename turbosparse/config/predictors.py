@@ -41,6 +41,9 @@ class ThresholdConfig(Config):
     on. A point above the 0.95 that is wanted elsewhere: other text finds a little fewer."""
     max_perplexity_ratio: Annotated[float, Ge(1)] | None = 1.01
     """Perplexity with predictors over exact perplexity at the most; none: recall alone decides."""
+    keep_zero: bool = False
+    """Leaves thresholds at 0, the only one that the released layouts know; the curve is measured all the
+    same."""
     num_tokens: Annotated[int, Gt(1)] = 4_096
     """Held-back tokens to choose on, and as many others to report on, at the most."""
 

@@ -108,6 +108,16 @@ def write_thresholds(model: PreTrainedModel, chosen: ChosenThresholds, folder: P
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def chosen_values(model: PreTrainedModel) -> dict[str, Any]:
+    """Returns a model's predictor_ranks and thresholds by layer, and its global_threshold, for reports."""
+    config, layers = model.config, range(model.config.num_hidden_layers)
+    return {
+        "predictor_ranks": [config.rank_of(layer) for layer in layers],
+        "thresholds": [config.threshold_of(layer) for layer in layers],
+        "global_threshold": config.predictor_global_threshold,
+    }
+
+
 def _first_that_holds(
     kind: Kind, measure: Callable[[Kind, float], TradeOff], config: ThresholdConfig
 ) -> TradeOff:

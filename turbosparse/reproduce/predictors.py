@@ -28,7 +28,7 @@ from turbosparse.reproduce.common import Reproduction, Request, labelled_folders
 from turbosparse.train.observer import TrainingObserver
 
 DEFAULTS: dict[str, Any] = {
-    "parameter_ratio": 0.5,
+    "parameter_ratio": 0.9,
     "learning_rate": 5e-3,
     "post_hoc": {"num_tokens": 150_000, "num_epochs": 10},
 }

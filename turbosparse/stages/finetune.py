@@ -21,7 +21,7 @@ from turbosparse.predictors.post_hoc import devices, fit_predictors, fitted_reco
 from turbosparse.predictors.quality import measure_quality
 from turbosparse.predictors.ranks import ranks_of
 from turbosparse.predictors.states import first_tokens
-from turbosparse.predictors.thresholds import choose_thresholds, write_thresholds
+from turbosparse.predictors.thresholds import choose_thresholds, chosen_values, write_thresholds
 from turbosparse.progress import Listener
 from turbosparse.reports.predictor_plots import write_predictor_report
 from turbosparse.stages.run import Run
@@ -102,17 +102,11 @@ def _report(folder: Path, data: Path, config: PredictorConfig) -> dict[str, Any]
     windows = _held_back(folder, data / "held_back.jsonl", model)
     num_tokens = config.threshold.num_tokens
     chosen = choose_thresholds(model, list(first_tokens(windows[::2], num_tokens)), config.threshold)
-    write_thresholds(model, chosen, folder)
+    if not config.threshold.keep_zero:
+        write_thresholds(model, chosen, folder)
     quality, layers = measure_quality(model, list(first_tokens(windows[1::2], num_tokens)))
     write_predictor_report(quality, layers, chosen, folder.parent)
-    ranks = [model.config.rank_of(layer.layer) for layer in layers]
-    thresholds = list(chosen.by_layer.thresholds)
-    return {
-        **quality,
-        "predictor_ranks": ranks,
-        "thresholds": thresholds,
-        "global_threshold": chosen.overall.thresholds[0],
-    }
+    return {**quality, **chosen_values(model)}
 
 
 def _held_back(folder: Path, held_back: Path, model: PreTrainedModel) -> list[Tensor]:
