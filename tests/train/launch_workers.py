@@ -10,7 +10,7 @@ from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
 
 from turbosparse.errors import ConfigError
-from turbosparse.train.launch.heartbeat import beat
+from turbosparse.train.launch.heartbeat import FOLDER, beat
 from turbosparse.train.launch.protocol import Refusal, emit
 
 RANK = int(os.environ.get("RANK", "0"))
@@ -82,6 +82,12 @@ def hangs(job: dict) -> None:
     beat("step 1")
     if job["rank"] != RANK:
         beat("step 2")
+    time.sleep(600)
+
+
+def beats_nonsense(job: dict) -> None:
+    """What no agent can read."""
+    (Path(os.environ[FOLDER]) / str(RANK)).write_text("nonsense")
     time.sleep(600)
 
 

@@ -62,6 +62,13 @@ def test_children_that_outlive_a_failed_rank_are_ended(tmp_path):
 
 
 @pytest.mark.slow
+def test_ranks_do_not_run_on_unwatched(tmp_path):
+    """A supervisor that breaks would leave ranks whose hang nobody notices."""
+    with pytest.raises(TrainingError, match="JSONDecodeError"):
+        launch(tmp_path, "beats_nonsense", place={"num_ranks": 1})
+
+
+@pytest.mark.slow
 def test_a_hung_rank_ends_the_run_and_is_named(tmp_path):
     with pytest.raises(TrainingError, match=r"^rank 1 hung: silent for [0-9]+ s, last heard at 'step 1'"):
         launch(tmp_path, "hangs", rank=1)

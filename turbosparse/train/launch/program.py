@@ -59,6 +59,9 @@ def open_launcher(place: Placement) -> Launcher:
 
     if place.jobset is None:
         raise ConfigError(
-            "placement.jobset", None, "namespace, image and more of the JobSet", "give a file with them: --placement FILE"
+            "placement.jobset",
+            None,
+            "namespace, image and more of the JobSet",
+            "give a file with them: --placement FILE",
         )
     return JobSetLauncher(place, place.jobset)

@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -54,7 +55,7 @@ class Supervisor:
     def watching(self) -> Iterator[None]:
         """Watches inside the block. To be called by the main thread: it takes the signals."""
         self._take_signals()
-        thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
+        thread = threading.Thread(target=self._watch_or_end, name="supervisor", daemon=True)
         thread.start()
         try:
             yield
@@ -69,6 +70,15 @@ class Supervisor:
         for number in SIGNALS_TO_STOP:
             # The byte in the socket says it all; a handler there must be, or the default is to die.
             signal.signal(number, _ignore)
+
+    def _watch_or_end(self) -> None:
+        try:
+            self._watch()
+        except Exception:
+            # Ranks that nobody watches must not run on.
+            traceback.print_exc()
+            self._clean_up()
+            os._exit(1)
 
     def _watch(self) -> None:
         while not self._ended.is_set():
