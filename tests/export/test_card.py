@@ -6,7 +6,7 @@ from turbosparse.artifacts import ArtifactSpec, Store
 from turbosparse.export.card import MeasuredSpeed, model_card
 from turbosparse.export.check import DecodingSpeed
 from turbosparse.export.lineage import lineage_of
-from turbosparse.model.configuration import TurboSparseMistralConfig
+from turbosparse.model.configuration import TurboSparseMistralConfig, TurboSparseMixtralConfig
 
 RECIPE = {
     "num_steps": 123,
@@ -118,8 +118,12 @@ def test_what_was_not_measured_is_not_said():
 
 
 def test_the_released_layout_says_how_it_is_loaded():
-    assert "load_model" in card([], is_released=True)
-    assert "AutoModelForCausalLM" not in card([], is_released=True)
+    dense = card([], is_released=True)
+    assert "load_model" in dense
+    assert "trust_remote_code=True" in dense
+    experts = model_card(TurboSparseMixtralConfig(), [], is_released=True)
+    assert "load_model" in experts
+    assert "trust_remote_code" not in experts
 
 
 def test_a_model_in_a_store_knows_its_ancestors_and_its_evaluation(store):

@@ -57,6 +57,9 @@ def test_the_same_tokens_here_and_where_turbosparse_is_not_installed(make_folder
         check_decoding(model, reloaded, PROMPT, 12)
         expected.append(decode(model, PROMPT, 12, "dense").tokens)
         targets.append(str(target))
+    export_huggingface(tmp_path / "mistral", tmp_path / "released", "# card\n", "released")
+    expected.append(expected[0])
+    targets.append(str(tmp_path / "released"))
     environment = {"HF_HOME": str(tmp_path / "cache"), "PATH": "", "TRANSFORMERS_VERBOSITY": "error"}
     found = subprocess.run(
         [sys.executable, "-c", ELSEWHERE, *targets],
@@ -65,7 +68,7 @@ def test_the_same_tokens_here_and_where_turbosparse_is_not_installed(make_folder
         text=True,
         check=True,
     )
-    lines = [json.loads(line) for line in found.stdout.splitlines()[-2:]]
+    lines = [json.loads(line) for line in found.stdout.splitlines()[-3:]]
     assert [tokens for tokens, _ in lines] == expected
     assert all("<|im_start|>user\nHi<|im_end|>" in chat for _, chat in lines)
 

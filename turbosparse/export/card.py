@@ -6,6 +6,7 @@ from typing import Any
 
 from turbosparse.artifacts import Manifest
 from turbosparse.export.check import DecodingSpeed
+from turbosparse.model.configuration import TurboSparseMixtralConfig
 
 LOADING = """```python
 import turbosparse.model  # registers the classes; without it: trust_remote_code=True
@@ -14,12 +15,21 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("FOLDER", dtype="auto")
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 ```"""
-RELEASED_LOADING = """The layout is that of the released TurboSparse models, for programs that know it:
+RELEASED_LOADING = """The layout is that of the released TurboSparse models, for programs that know it. Here:
 
 ```python
 from turbosparse.model.folder import load_model
 
 model = load_model("FOLDER")
+```"""
+ELSEWHERE = """
+
+Elsewhere, with the folder's own modelling code:
+
+```python
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("FOLDER", dtype="auto", trust_remote_code=True)
 ```"""
 HYPERPARAMETERS = {
     "num_steps": "steps",
@@ -51,7 +61,7 @@ def model_card(
     sections = [
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [turbosparse, drelu]\n---",
         "# A TurboSparse model\n\n" + _summary(config),
-        "## Loading\n\n" + (RELEASED_LOADING if is_released else LOADING),
+        "## Loading\n\n" + _loading(config, is_released),
     ]
     parts: list[tuple[str, tuple[str, ...], Callable[[Stages], str]]] = [
         ("Data", ("prepare",), _data),
@@ -80,6 +90,13 @@ def _summary(config: Any) -> str:
         f"intermediate size {config.intermediate_size:,}, vocabulary {config.vocab_size:,}, "
         f"{predictors}. Made by the TurboSparse pipeline."
     )
+
+
+def _loading(config: Any, is_released: bool) -> str:
+    if not is_released:
+        return LOADING
+    is_moe = isinstance(config, TurboSparseMixtralConfig)
+    return RELEASED_LOADING if is_moe else RELEASED_LOADING + ELSEWHERE
 
 
 def _data(stages: Stages) -> str:

@@ -1,9 +1,10 @@
 """A Hugging Face folder that stands on its own: weights, tokenizer, modelling code, model card."""
 
 import inspect
+import json
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import get_relative_import_files
@@ -12,6 +13,7 @@ from turbosparse.data.chat_templates import TURN_END
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.errors import ArtifactError
 from turbosparse.export.target import whole_target
+from turbosparse.model.configuration import TurboSparseMixtralConfig
 from turbosparse.model.folder import open_folder
 from turbosparse.model.layout import OurConfig, our_class
 from turbosparse.model.rewrite import our_values, write_folder, write_released
@@ -45,7 +47,8 @@ def export_huggingface(
         layout: `native`: AutoModelForCausalLM loads it after `import turbosparse.model`, no code from the
             folder being run, and elsewhere by the folder's own copy of the modelling code, with
             trust_remote_code=True. `released`: names and configuration of the released TurboSparse
-            models, for programs that know these.
+            models, for programs that know these; dense ones load with trust_remote_code=True too, but one
+            tensor per expert is more than our modelling code reads.
         shard_bytes: Largest file of weights.
 
     Raises:
@@ -58,6 +61,9 @@ def export_huggingface(
     with whole_target(target) as folder:
         if layout == "released":
             write_released(source, folder, shard_bytes)
+            if not isinstance(config, TurboSparseMixtralConfig):
+                _add_to_config(folder, released_additions(config))
+                _copy_modelling_code(config, folder)
         else:
             values = our_values(config) | {"auto_map": auto_map(config)}
             write_folder(values, tensors, source, folder, shard_bytes)
@@ -71,6 +77,15 @@ def auto_map(config: OurConfig) -> dict[str, str]:
     """Returns which classes of the folder's own modelling code transformers is to load."""
     classes = {"AutoConfig": type(config), "AutoModelForCausalLM": our_class(config)}
     return {name: f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}" for name, cls in classes.items()}
+
+
+def released_additions(config: OurConfig) -> dict[str, Any]:
+    """Returns what our modelling code must know beside a released model's configuration."""
+    return {
+        "activation": config.activation,
+        "predictor_rank": config.predictor_rank,
+        "auto_map": auto_map(config),
+    }
 
 
 def stop_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -102,6 +117,12 @@ def reload_exported(folder: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(
         folder, dtype="auto", local_files_only=True, use_safetensors=True, trust_remote_code=False
     ).eval()
+
+
+def _add_to_config(folder: Path, values: dict[str, Any]) -> None:
+    path = folder / "config.json"
+    written = json.loads(path.read_text(encoding="utf-8")) | values
+    path.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
 
 
 def _copy_modelling_code(config: OurConfig, folder: Path) -> None:
