@@ -1,0 +1,116 @@
+"""Hours, checkpoints and the budget, against arithmetic by hand."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+from turbosparse.cli import app
+from turbosparse.config import Placement, resolve
+from turbosparse.errors import ConfigError
+from turbosparse.plan.budget import check_budget
+from turbosparse.plan.plan import Hardware, plan_stages
+from turbosparse.plan.schedule import as_decoder, schedule, training_stages
+from turbosparse.plan.storage import Reliability, plan_storage
+
+
+def pretraining(preset: str):
+    config = resolve(preset)
+    stage = next(stage for stage in training_stages(config) if stage.name == "pretrain")
+    return stage, as_decoder(config.model.decoder_fields(config.data.vocab_size), None)
+
+
+def test_hours_are_operations_over_speed():
+    stage, model = pretraining("mistral-7b")
+    time = schedule(stage, model, Placement(num_nodes=8, num_ranks=8))
+    assert time.num_tokens == 17_882 * 2_048 * 4_096
+    assert 6 * 7.1e9 < time.flops_per_token < 7 * 7.1e9
+    assert time.gpu_hours == pytest.approx(
+        time.num_tokens * time.flops_per_token / (312e12 * 0.45) / 3_600, rel=1e-9
+    )
+    assert time.hours == pytest.approx(time.gpu_hours / 64)
+    assert time.seconds_per_step * time.num_steps == pytest.approx(time.hours * 3_600)
+
+
+def test_no_other_interval_is_expected_to_lose_less():
+    stage, model = pretraining("mixtral-8x7b")
+    time = schedule(stage, model, Placement(num_nodes=8, num_ranks=8))
+    failing = Reliability(storage_bytes_per_second=2e9, node_failure_hours=100)
+    best = plan_storage(47_000_000_000, 0, 2, time, 8, failing, 2)
+    seconds, failure_seconds = best.checkpoint_seconds, 100 * 3_600 / 8
+    for other in (best.checkpoint_interval_steps * factor for factor in (0.5, 0.9, 1.1, 2)):
+        interval = other * time.seconds_per_step
+        assert best.lost_ratio < seconds / interval + interval / (2 * failure_seconds)
+    assert best.checkpoint_bytes == 12 * 47_000_000_000
+    assert best.checkpoints_kept_bytes == 2 * best.checkpoint_bytes
+    safer = plan_storage(47_000_000_000, 0, 2, time, 1, failing, 2)
+    assert safer.checkpoint_interval_steps > best.checkpoint_interval_steps
+
+
+def test_a_run_over_its_budget_is_refused_with_what_it_would_take():
+    config = resolve("300m")
+    total = sum(
+        schedule(stage, pretraining("300m")[1], Placement()).gpu_hours for stage in training_stages(config)
+    )
+    check_budget(config, Placement())
+    check_budget(config, Placement(max_gpu_hours=1.1 * total))
+    with pytest.raises(ConfigError, match="max_gpu_hours") as refused:
+        check_budget(config, Placement(max_gpu_hours=0.9 * total))
+    assert "pretrain" in refused.value.expected
+    check_budget(config, Placement(max_gpu_hours=0.9 * total, gpu_peak_teraflops=989))
+
+
+def test_the_budget_counts_the_source_folders_own_model(tmp_path):
+    (tmp_path / "config.json").write_text(
+        '{"vocab_size": 100, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, '
+        '"num_attention_heads": 4}'
+    )
+    check_budget(resolve("mistral-7b"), Placement(source=str(tmp_path), max_gpu_hours=10))
+    with pytest.raises(ConfigError):
+        check_budget(resolve("mistral-7b"), Placement(max_gpu_hours=10))
+
+
+def test_a_plan_is_whole_and_says_why_a_stage_has_no_memory():
+    config = resolve("tiny-moe")
+    stages = {plan.name: plan for plan in plan_stages(config, Placement(num_ranks=2), Hardware())}
+    assert list(stages) == ["base", "pretrain", "finetune"]
+    assert all(plan.why is None and plan.memory.total > 0 for plan in stages.values())
+    assert stages["pretrain"].parameters.predictor == 0 < stages["finetune"].parameters.predictor
+    assert stages["finetune"].step.microbatch_sequences * stages["finetune"].num_microbatches == 2
+    small = replace(Hardware(), memory_bytes=2**20, reserve_bytes=0)
+    for placement, hardware, why in (
+        (Placement(num_ranks=3), Hardware(), "divided among 3"),
+        (Placement(num_ranks=2), small, "not even one sequence"),
+        (Placement(num_ranks=1, device_batch_size_sequences=3), Hardware(), "do not divide"),
+    ):
+        plans = plan_stages(config, placement, hardware)
+        assert all(plan.memory is None and why in plan.why for plan in plans)
+
+
+def test_the_command_prints_what_its_help_says():
+    result = CliRunner().invoke(app, ["plan", "--preset", "tiny", "--gpus-per-node", "2", "--json"])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert report["num_gpus"] == 2
+    stage = report["stages"]["pretrain"]
+    parts = {name: value for name, value in stage["memory"].items() if name != "total"}
+    assert sum(parts.values()) - 2 * parts["reused"] == stage["memory"]["total"]
+    assert stage["parameters"]["total"] == sum(
+        value for name, value in stage["parameters"].items() if name != "total"
+    )
+    assert report["gpu_hours"] == pytest.approx(
+        sum(one["schedule"]["gpu_hours"] for one in report["stages"].values())
+    )
+
+
+@pytest.mark.slow  # traces true widths: half a minute of CPU time
+def test_mixtral_fits_on_64_gpus_of_80_gib_and_not_on_8():
+    config = resolve("mixtral-8x7b")
+    pretrain = plan_stages(config, Placement(num_nodes=8, num_ranks=8), Hardware())[0]
+    assert pretrain.largest_share_ratio < 1.1
+    assert pretrain.why is None
+    assert pretrain.memory.total < 74 * 2**30
+    alone = plan_stages(config, Placement(num_ranks=8), Hardware())[0]
+    assert alone.memory is None
+    assert "add GPUs" in alone.why
