@@ -1,8 +1,12 @@
 """`turbosparse export`: every format, refusals before anything is written, uploads at the end."""
 
+import json
+
 import fsspec
 import pytest
+from typer.testing import CliRunner
 
+from turbosparse.cli import app
 from turbosparse.errors import ArtifactError, ConfigError, ModelError
 from turbosparse.export.folder import ExportRequest, export_folder
 from turbosparse.export.powerinfer import PowerInferOptions
@@ -59,3 +63,27 @@ def test_the_folder_is_uploaded_whole(make_folder, tmp_path):
     with pytest.raises(ArtifactError, match="empty or new place"):
         export_folder(ExportRequest(make_folder("again"), tmp_path / "other", upload=place))
     assert not (tmp_path / "other").exists()
+
+
+def test_the_command_passes_its_options_on(make_folder, tmp_path):
+    source, text = make_folder(intermediate_size=512), tmp_path / "text.txt"
+    text.write_text("some text to learn from\n" * 20)
+    command = ["export", str(source), str(tmp_path / "out"), "--format", "powerinfer", "--quantize", "q4_0"]
+    command += ["--statistics", str(text), "--num-tokens", "100", "--vram-gib", "0.001"]
+    done = CliRunner().invoke(app, [*command, "--context-tokens", "16", "--json"])
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["quantization"] == "q4_0"
+    assert report["gpu_split"]["context_tokens"] == 16
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "activation",
+        "model.powerinfer.gguf",
+        "model.powerinfer.gguf.generated.gpuidx",
+    }
+
+
+def test_the_command_refuses_another_quantisation(make_folder, tmp_path):
+    command = ["export", str(make_folder()), str(tmp_path / "out"), "--format", "powerinfer"]
+    done = CliRunner().invoke(app, [*command, "--quantize", "q8_0"])
+    assert isinstance(done.exception, ModelError)
+    assert not (tmp_path / "out").exists()

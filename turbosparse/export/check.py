@@ -63,4 +63,4 @@ def time_decoding(model: PreTrainedModel, prompt: Tensor, num_tokens: int) -> De
 def _machine(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    return f"{platform.machine()} CPU, threads: {torch.get_num_threads()}"
