@@ -82,11 +82,14 @@ class Checkpoint:
                 raise
 
     def _read_chunk(self, read: ChunkRead) -> None:
-        chunk = read.chunk
+        content = bytearray(self._read_verified(read.chunk))  # a tensor wants memory that can be written
+        values = torch.frombuffer(content, dtype=torch.uint8).view(DTYPES[read.dtype])
+        read.use(values.reshape(read.chunk.sizes))
+
+    def _read_verified(self, chunk: Chunk) -> bytes:
         content = self._read(chunk.file, chunk.start_byte, chunk.start_byte + chunk.num_bytes)
         self._verify(chunk.file, content, chunk.sha256)
-        values = torch.frombuffer(bytearray(content), dtype=torch.uint8).view(DTYPES[read.dtype])
-        read.use(values.reshape(chunk.sizes))
+        return content
 
     def _read(self, file: str, start: int | None = None, end: int | None = None) -> bytes:
         try:

@@ -19,7 +19,7 @@ from turbosparse.artifacts.tensor_files import DTYPE_NAMES, file_header, in_file
 from turbosparse.train.checkpoints.blocks import contiguous_blocks
 from turbosparse.train.checkpoints.manifest import Chunk, TensorRecord
 
-CHUNK_BYTES = 64 * 1024**2
+CHUNK_BYTES = 32 * 1024**2
 """What a reader holds at least: a digest covers this much of a tensor, or less."""
 
 Commit = Callable[[dict[str, TensorRecord], dict[str, int]], None]
