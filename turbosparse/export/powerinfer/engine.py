@@ -74,24 +74,15 @@ def check_with_engine(
     puts_bos = engine_vocabulary(tokenizer, model.config.vocab_size).kind == "llama"
     excerpt, windows = _excerpt(tokenizer, text, context, puts_bos)
     with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "text.txt"
+        file, dense, sparse = Path(scratch) / "text.txt", Path(scratch) / DENSE_FILE, folder / SPARSE_FILE
         file.write_text(excerpt, encoding="utf-8")
         write_model(source, Path(scratch), quantization, is_sparse=False)
-        dense, sparse = Path(scratch) / DENSE_FILE, folder / SPARSE_FILE
-        engine_dense = engine_perplexity(program, dense, file, context)
-        engine_keep_all = engine_perplexity(program, sparse, file, context, KEEP_ALL_THRESHOLD)
-        engine_predicted = engine_perplexity(program, sparse, file, context)
-    unrounded_predicted = predicted_perplexity(model, windows)
-    round_weights(model, quantization)
-    found = EngineCheck(
-        num_tokens=windows.numel(),
-        engine_dense=engine_dense,
-        engine_keep_all=engine_keep_all,
-        engine_predicted=engine_predicted,
-        our_dense=window_perplexity(model, windows),
-        our_predicted=predicted_perplexity(model, windows),
-        unrounded_predicted=unrounded_predicted,
-    )
+        theirs = {
+            "engine_dense": engine_perplexity(program, dense, file, context),
+            "engine_keep_all": engine_perplexity(program, sparse, file, context, KEEP_ALL_THRESHOLD),
+            "engine_predicted": engine_perplexity(program, sparse, file, context),
+        }
+    found = EngineCheck(num_tokens=windows.numel(), **theirs, **_our_figures(model, windows, quantization))
     _compare_all(found, quantization)
     return found
 
@@ -155,6 +146,16 @@ def predicted_perplexity(model: PreTrainedModel, windows: Tensor) -> float:
     """Returns the same with each FFN's neurons that its predictor leaves out set to zero."""
     with _only_predicted(model):
         return window_perplexity(model, windows)
+
+
+def _our_figures(model: PreTrainedModel, windows: Tensor, quantization: Quantization) -> dict[str, float]:
+    unrounded_predicted = predicted_perplexity(model, windows)
+    round_weights(model, quantization)
+    return {
+        "our_dense": window_perplexity(model, windows),
+        "our_predicted": predicted_perplexity(model, windows),
+        "unrounded_predicted": unrounded_predicted,
+    }
 
 
 class _PredictedNeurons:

@@ -9,7 +9,7 @@ from torch import Tensor
 from turbosparse.errors import ConfigError
 from turbosparse.export.powerinfer.activations import count_activations, write_activations
 from turbosparse.export.powerinfer.contract import Quantization
-from turbosparse.export.powerinfer.engine import check_with_engine
+from turbosparse.export.powerinfer.engine import check_with_engine, find_program
 from turbosparse.export.powerinfer.gpu_split import (
     INDEX_SUFFIX,
     bytes_per_neuron,
@@ -65,6 +65,8 @@ def export_powerinfer(source: Path, target: Path, options: PowerInferOptions) ->
         DataError: It has no such tokenizer, or a text can't be used.
         ArtifactError: The target is not empty, the disk is full, or the engine decodes another model.
     """
+    if options.engine is not None:
+        find_program(options.engine)  # before anything is written
     with whole_target(target) as folder:
         differences = write_model(source, folder, options.quantization)
         found: dict[str, Any] = {"file": str(target / SPARSE_FILE), "quantization": options.quantization}
