@@ -16,7 +16,7 @@ SHAPE = {
     "vocab_size": 512,
     "hidden_size": 64,
     "intermediate_size": 192,
-    "num_hidden_layers": 7,
+    "num_hidden_layers": 6,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 16,
@@ -39,9 +39,10 @@ def test_only_what_operations_make_and_keep_is_counted():
     assert live.peak_bytes == 2 * third.untyped_storage().nbytes()
 
 
-@pytest.mark.parametrize("config", [DENSE, EXPERTS], ids=["dense", "experts"])
-@pytest.mark.parametrize("num_ranks", [1, 4])
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("config", "num_ranks", "checkpointing"),
+    [(DENSE, 1, True), (DENSE, 4, False), (EXPERTS, 1, False), (EXPERTS, 4, True)],
+)
 def test_a_few_layers_foretell_the_whole_model(config, num_ranks, checkpointing):
     step = replace(STEP, num_ranks=num_ranks, activation_checkpointing=checkpointing)
     memory = rank_memory(config, measure_pass(config, step), num_ranks, 2)
@@ -77,18 +78,18 @@ def test_what_predictors_keep_grows_with_tokens_and_routed_experts(config):
     assert gradient_of_logits < kept < 3 * gradient_of_logits
 
 
-@pytest.mark.parametrize("num_ranks", [1, 4])
+@pytest.mark.parametrize("num_ranks", [4])
 def test_the_microbatch_found_fits_and_the_next_does_not(num_ranks):
-    step, limit_bytes = replace(STEP, num_ranks=num_ranks), 48 * 2**20
+    step, limit_bytes = replace(STEP, num_ranks=num_ranks), 40 * 2**20
     found = largest_microbatch(DENSE, step, 64, limit_bytes, None)
     assert found is not None
     fitting, memory = found
     assert 1 < fitting.microbatch_sequences < 64
     exact = rank_memory(DENSE, measure_pass(DENSE, fitting), num_ranks, 2)
     assert exact.total <= memory.total <= limit_bytes
+    assert largest_microbatch(DENSE, step, 1, 2**20, None) is None
     larger = replace(fitting, microbatch_sequences=2 * fitting.microbatch_sequences)
     assert rank_memory(DENSE, measure_pass(DENSE, larger), num_ranks, 2).total > limit_bytes
-    assert largest_microbatch(DENSE, step, 64, 2**20, None) is None
 
 
 def test_more_ranks_hold_less_but_gather_the_same_layers():
