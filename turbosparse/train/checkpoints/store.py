@@ -25,7 +25,7 @@ from turbosparse.train.checkpoints.checkpoint import Checkpoint
 from turbosparse.train.checkpoints.manifest import MANIFEST, CheckpointManifest, TensorRecord
 from turbosparse.train.checkpoints.ranks import Ranks
 from turbosparse.train.checkpoints.reader import ShardReader, check_fits
-from turbosparse.train.checkpoints.writer import ShardWriter
+from turbosparse.train.checkpoints.writer import Commit, ShardWriter
 
 _STEP = re.compile(r"step-(\d{8,})")
 
@@ -86,17 +86,8 @@ class CheckpointStore:
         def commit(stored: dict[str, TensorRecord], shard_bytes: dict[str, int]) -> None:
             self._commit(step, stored, shard_bytes, record, files)
 
-        writer = ShardWriter(self._step_place(step).below(self._attempt), self._ranks.rank, commit)
-        planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
         try:
-            with _as_one_error():
-                dcp.save(
-                    dict(tensors),
-                    storage_writer=writer,
-                    planner=planner,
-                    process_group=self._ranks.group,
-                    no_dist=not self._ranks.are_many,
-                )
+            self._write(step, tensors, commit)
         except Exception:
             self._discard(step)
             raise
@@ -122,12 +113,11 @@ class CheckpointStore:
             ArtifactError: A file is missing or corrupt; the message names it.
         """
         check_fits(checkpoint, tensors)
-        planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
         with _as_one_error():
             dcp.load(
                 dict(tensors),
                 storage_reader=ShardReader(checkpoint),
-                planner=planner,
+                planner=DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
                 process_group=self._ranks.group,
                 no_dist=not self._ranks.are_many,
             )
@@ -159,6 +149,17 @@ class CheckpointStore:
             self._remove(step)
         return True
 
+    def _write(self, step: int, tensors: dict[str, Tensor], commit: Commit) -> None:
+        writer = ShardWriter(self._step_place(step).below(self._attempt), self._ranks.rank, commit)
+        with _as_one_error():
+            dcp.save(
+                dict(tensors),
+                storage_writer=writer,
+                planner=DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
+                process_group=self._ranks.group,
+                no_dist=not self._ranks.are_many,
+            )
+
     def _commit(
         self,
         step: int,
@@ -188,10 +189,13 @@ class CheckpointStore:
             place.remove(self._attempt)  # another run has committed this step
 
     def _discard(self, step: int) -> None:
-        """Deletes what a failed attempt left, if storage lets us at once; else the next opening does it."""
-        if self._ranks.rank == 0:
-            with suppress(ArtifactError):
-                replace(self._step_place(step), patience_seconds=0).remove()
+        """Deletes what a failed attempt left, if storage lets us at once; else a later run's save does."""
+        if self._ranks.rank != 0:
+            return
+        place = replace(self._step_place(step), patience_seconds=0)
+        with suppress(ArtifactError):
+            # Another run may have committed this step: its files are not ours to delete.
+            place.remove(*((self._attempt,) if place.exists(MANIFEST) else ()))
 
     def _latest(self) -> Checkpoint | None:
         for step in reversed(self._committed_steps()):
