@@ -2,6 +2,16 @@
 
 from turbosparse.artifacts.attempts import Workspace
 from turbosparse.artifacts.manifest import ArtifactSpec, FileRecord, Manifest
+from turbosparse.artifacts.origins import fetch_origin, origin_of
 from turbosparse.artifacts.store import Artifact, Store
 
-__all__ = ["Artifact", "ArtifactSpec", "FileRecord", "Manifest", "Store", "Workspace"]
+__all__ = [
+    "Artifact",
+    "ArtifactSpec",
+    "FileRecord",
+    "Manifest",
+    "Store",
+    "Workspace",
+    "fetch_origin",
+    "origin_of",
+]

@@ -158,6 +158,13 @@ class Store:
             self._verified[manifest.name] = folder
         return self._verified[manifest.name]
 
+    def fetched_name(self, path: Path) -> tuple[str, str] | None:
+        """Returns `kind/identity` of the fetched artifact that a local path lies in, and the rest of it."""
+        for name, folder in self._verified.items():
+            if path.is_relative_to(folder):
+                return name, path.relative_to(folder).as_posix()
+        return None
+
     def file(self, manifest: Manifest, path: str) -> Path:
         """Returns one file of an artifact on this machine, its digest checked.
 

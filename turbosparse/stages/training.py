@@ -1,12 +1,12 @@
 """What the training stages share: from a recipe to a model folder, a history and a loss curve."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from turbosparse.artifacts import Workspace
+from turbosparse.artifacts import Workspace, origin_of
 from turbosparse.config import PredictorConfig, TrainConfig
 from turbosparse.export.huggingface import copy_tokenizer
 from turbosparse.progress import Listener, OnProgress, Progress
@@ -78,21 +78,23 @@ def _job(
 ) -> TrainJob:
     place = run.placement
     num_ranks = place.num_ranks_total
+    # Ranks of another machine don't see what this one has fetched.
+    origin = partial(origin_of, run.store) if place.launcher == "jobset" else str
     rank_batch = recipe.batch_size_sequences // num_ranks
     interval = place.checkpoint_interval_steps or min(max(10, recipe.num_steps // 20), 250)
     return TrainJob(
         name=name,
         identity=getattr(Specs(run), name).identity,
         recipe=TrainConfig(**recipe.model_dump(include=set(TrainConfig.model_fields))),
-        model_folder=str(inputs.model_folder),
-        data_folder=str(inputs.data_folder),
+        model_folder=origin(inputs.model_folder),
+        data_folder=origin(inputs.data_folder),
         shards=run.store.place("tokens"),
-        validation_folder=None if name == "finetune" else str(inputs.data_folder),
+        validation_folder=None if name == "finetune" else origin(inputs.data_folder),
         state_folder=str(workspace.state),
         checkpoints=f"{workspace.state_uri}/checkpoints",
         predictor=inputs.predictor,
         vocab_size=inputs.vocab_size,
-        teacher_folder=str(inputs.teacher_folder) if inputs.teacher_folder else None,
+        teacher_folder=origin(inputs.teacher_folder) if inputs.teacher_folder else None,
         num_ranks=num_ranks,
         device_batch_size_sequences=place.device_batch_size_sequences or rank_batch,
         checkpoint_interval_steps=interval,
@@ -116,9 +118,8 @@ def _as_progress(job: TrainJob, on_progress: OnProgress) -> Callable[[Event], No
 
 def _collect(job: TrainJob, result: Checkpoint, folder: Path) -> dict[str, Any]:
     (folder / HISTORY_NAME).write_bytes(result.file(HISTORY_NAME))
-    trace = Path(job.state_folder) / TRACE_NAME
-    if trace.is_file():
-        shutil.copyfile(trace, folder / TRACE_NAME)
+    if TRACE_NAME in result.manifest.files:
+        (folder / TRACE_NAME).write_bytes(result.file(TRACE_NAME))
     history = read_history(folder / HISTORY_NAME)
     plot_training(history, job.name, folder / "history.png")
     return summarise(history, job.recipe.num_steps)

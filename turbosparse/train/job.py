@@ -9,7 +9,10 @@ from turbosparse.config import Config, PredictorConfig, TrainConfig, TrainingPla
 
 
 class TrainJob(Config):
-    """One training run: a model folder in; checkpoints, the last of them the result, and a history out."""
+    """One training run: a model folder in; checkpoints, the last of them the result, and a history out.
+
+    Folders that are read are paths, or origins that each node fetches (`turbosparse.artifacts.origins`).
+    """
 
     name: Literal["base", "pretrain", "finetune"]
     """The stage; it decides what the data folder holds."""

@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from turbosparse.model.rewrite import our_values
 from turbosparse.train.callbacks.guard import StepGuard
+from turbosparse.train.callbacks.profiling import TRACE_NAME
 from turbosparse.train.callbacks.ranks import module_of
 from turbosparse.train.history import encode_history, read_history, write_history
 from turbosparse.train.job import TrainJob
@@ -64,7 +66,9 @@ class TrainingState:
             "config.json": json.dumps(config, indent=2) + "\n",
             "generation_config.json": model.generation_config.to_json_string(),
         }
-        return {name: text.encode() for name, text in files.items()}
+        trace = Path(self._job.state_folder) / TRACE_NAME
+        traces = {TRACE_NAME: trace.read_bytes()} if trace.is_file() else {}
+        return {name: text.encode() for name, text in files.items()} | traces
 
     def restore(self, record: dict[str, Any]) -> None:
         """Goes on after the step of `record`; tensors and history must be back already."""

@@ -19,7 +19,9 @@ from turbosparse.train.callbacks.profiling import Profiling
 from turbosparse.train.callbacks.progress import StepProgress
 from turbosparse.train.callbacks.validation import Validation
 from turbosparse.train.checkpoints import CheckpointStore
+from turbosparse.train.inputs import with_local_inputs
 from turbosparse.train.job import TrainJob
+from turbosparse.train.launch.heartbeat import beat
 from turbosparse.train.levers import load_teacher
 from turbosparse.train.module import CausalLMTraining
 from turbosparse.train.recipe import build_optimizer, build_schedule
@@ -39,6 +41,8 @@ def train(job: TrainJob) -> None:
         TrainingPreempted: The process was told to stop, and has saved where it was.
     """
     set_seed(job.recipe.seed)
+    Path(job.state_folder).mkdir(parents=True, exist_ok=True)
+    job = with_local_inputs(job)
     checkpoints = _open_checkpoints(job)
     model = build_sharded_model(
         job.model_folder,
@@ -56,6 +60,7 @@ def train(job: TrainJob) -> None:
     try:
         _resume(checkpoints, state)
         trainer.fit()
+        beat("writing the result", is_slow=True)
         checkpoints.save(job.recipe.num_steps, state.weights(), state.record(), state.files())
     finally:
         # Ends W&B's run. The trainer's own close would wait for ranks that an error keeps from coming.

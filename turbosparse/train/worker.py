@@ -1,19 +1,16 @@
 """The program that every training rank runs: `python -m turbosparse.train.worker job.json`."""
 
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from turbosparse.errors import TrainingDiverged, TrainingPreempted, TurboSparseError
-from turbosparse.processes import die_with_parent
 from turbosparse.train.launch.protocol import Refusal, emit
 
 
 def main() -> None:
     """Trains as the job file says; its exit status says how it ended."""
-    die_with_parent(signal.SIGKILL)
     try:
         _train(Path(sys.argv[1]))
     except (TurboSparseError, TrainingDiverged) as error:
@@ -33,8 +30,7 @@ def _arguments(error: TurboSparseError | TrainingDiverged) -> list[Any]:
 
 
 def _train(job_file: Path) -> None:
-    # Composer takes 18 seconds to import: only after the kernel was told whom to follow.
-    from composer.utils import dist, get_device  # noqa: PLC0415
+    from composer.utils import dist, get_device  # noqa: PLC0415 - Composer takes 18 seconds to import
 
     from turbosparse.train.job import TrainJob  # noqa: PLC0415
     from turbosparse.train.trainer import train  # noqa: PLC0415
