@@ -15,6 +15,7 @@ from turbosparse.model.mistral import TurboSparseMistralForCausalLM
 from turbosparse.model.mixtral import TurboSparseMixtralForCausalLM
 from turbosparse.model.observe import observe
 from turbosparse.train.levers import Levers, distillation_loss, load_teacher
+from turbosparse.train.levers.distillation import hidden_loss
 from turbosparse.train.levers.penalty import warmed_up
 from turbosparse.train.levers.schedule import BlendedActivation
 
@@ -56,9 +57,9 @@ def penalised_gradients(model, batch, config) -> dict[str, torch.Tensor]:
     levers.start_step(0.5)
     model.zero_grad()
     with observe(model, levers.look):
-        logits = model(**batch, use_cache=False).logits
-    language_model = cross_entropy(logits[:, :-1].flatten(0, 1), batch["input_ids"][:, 1:].flatten())
-    (language_model + levers.losses(logits, batch, 33)["sparsity_penalty"]).backward()
+        outputs = model(**batch, use_cache=False)
+    language_model = cross_entropy(outputs.logits[:, :-1].flatten(0, 1), batch["input_ids"][:, 1:].flatten())
+    (language_model + levers.losses(outputs, batch, 33)["sparsity_penalty"]).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -67,7 +68,7 @@ def test_without_levers_a_step_is_the_papers(model, batch):
     levers.start_step(0.5)
     assert levers.language_model_weight == 1
     assert not levers.watches
-    assert levers.losses(model(**batch).logits, batch, 33) == {}
+    assert levers.losses(model(**batch), batch, 33) == {}
     assert all(ffn.activation is drelu for ffn in model.modules() if hasattr(ffn, "activation"))
 
 
@@ -96,7 +97,7 @@ def test_distillation_leads_to_the_original_not_away(model, batch):
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     found = []
     for _ in range(12):
-        (loss,) = levers.losses(model(**batch).logits, batch, 33).values()
+        (loss,) = levers.losses(model(**batch), batch, 33).values()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -105,6 +106,35 @@ def test_distillation_leads_to_the_original_not_away(model, batch):
     exact = distillation_loss(teacher(**batch).logits, teacher(**batch).logits, batch["input_ids"], 1.0)
     assert float(exact) == pytest.approx(0, abs=1e-4)
     assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_the_hidden_term_is_relative_to_the_original_layer_by_layer():
+    original = [torch.full((2, 3, 4), 2.0), torch.full((2, 3, 4), 100.0)]
+    states = [original[0] + 1, original[1] - 10]
+    assert float(hidden_loss(states, original)) == pytest.approx((1 / 4 + 1 / 100) / 2)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_hidden_states_teach_every_layer_but_the_embedding(model, batch, checkpointed):
+    teacher = as_turbosparse(model, "swiglu")
+    teacher = type(model)(teacher.config).eval().requires_grad_(False)
+    teacher.load_state_dict({name: value.clone() for name, value in model.state_dict().items()})
+    config = DistillationConfig(weight=1e-9, hidden_weight=5.0)
+    levers = Levers(recipe(distillation=config), model, teacher)
+    assert levers.wants_hidden_states
+    if checkpointed:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    outputs = model(**batch, output_hidden_states=True, use_cache=False)
+    assert len(outputs.hidden_states) == 1 + SHAPE["num_hidden_layers"]
+    term = levers.losses(outputs, batch, 33)["hidden_states"]
+    term.backward()
+    expected = 0.0
+    theirs = teacher(**batch, output_hidden_states=True).hidden_states
+    for ours, original in zip(outputs.hidden_states[1:], theirs[1:], strict=True):
+        expected += 5 * float((ours - original).detach().square().sum() / original.square().sum()) / 2
+    assert float(term.detach()) == pytest.approx(expected, rel=1e-4)
+    touched = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert {f"model.layers.{layer}.input_layernorm.weight" for layer in range(2)} <= touched
 
 
 def test_a_teacher_is_frozen_and_knows_tokens_that_were_added(model, tmp_path):
@@ -125,8 +155,8 @@ def test_the_penalty_is_the_mean_magnitude_over_everything_observed(model, batch
     for progress_ratio, share in ((0.0, 0.0), (0.15, 0.5), (0.3, 1.0), (0.9, 1.0)):
         levers.start_step(progress_ratio)
         with observe(model, levers.look):
-            logits = model(**batch).logits
-        found = float(levers.losses(logits, batch, 33)["sparsity_penalty"].detach())
+            outputs = model(**batch)
+        found = float(levers.losses(outputs, batch, 33)["sparsity_penalty"].detach())
         assert found == pytest.approx(share * 3 * float(torch.cat(seen).abs().mean()), rel=1e-5)
 
 
@@ -155,7 +185,7 @@ def test_a_penalty_that_sees_nothing_is_an_error(model, batch):
     levers = Levers(recipe(sparsity_penalty=SparsityPenaltyConfig(weight=1.0)), model, None)
     levers.start_step(0)
     with pytest.raises(AssertionError):
-        levers.losses(model(**batch).logits, batch, 33)
+        levers.losses(model(**batch), batch, 33)
 
 
 def test_a_schedule_starts_as_the_original_and_ends_as_the_converted_model(model, batch):

@@ -19,6 +19,10 @@ class DistillationConfig(Config):
     """Share of the language-model loss; at 1 the text's own next tokens count for nothing."""
     temperature: Annotated[float, Gt(0)] = 1.0
     """What both models' logits are divided by."""
+    hidden_weight: Annotated[float, Ge(0)] = 0.0
+    """Factor of a further term: the squared distance between both models' residual streams after each
+    layer, relative to the original's own square, mean over layers. It tells each layer what it lost
+    instead of the last one alone. Needs a model of the original's width and layers, as conversion gives."""
 
 
 class SparsityPenaltyConfig(Config):

@@ -65,6 +65,7 @@ class CausalLMTraining(ComposerModel):
     def forward(self, batch: Batch) -> CausalLMOutputWithPast:
         """Runs the model on input_ids [sequences, tokens], with labels and position_ids if given."""
         arguments: dict[str, Any] = {"output_router_logits": True} if self._is_moe else {}
+        arguments["output_hidden_states"] = self.levers.wants_hidden_states
         with self._looking(batch.get("is_real")), self._compiled_or_not():
             output: CausalLMOutputWithPast = self.model(
                 input_ids=batch["input_ids"],
@@ -83,7 +84,7 @@ class CausalLMTraining(ComposerModel):
         language_model: Tensor = self.model.loss_function(
             logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=num_tokens
         )
-        parts = {"language_model": language_model, **self.levers.losses(logits, batch, num_tokens)}
+        parts = {"language_model": language_model, **self.levers.losses(outputs, batch, num_tokens)}
         weights = {"language_model": self.levers.language_model_weight}
         if self._is_moe:
             parts["router_balance"] = outputs.aux_loss

@@ -1,11 +1,13 @@
 """Learning from the original model's predictions."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import kl_div, log_softmax
+from torch.nn.functional import kl_div, log_softmax, mse_loss
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from turbosparse.data.chat import IGNORED_LABEL
 from turbosparse.model.convert import add_vocabulary
@@ -43,9 +45,29 @@ def distillation_loss(logits: Tensor, teacher_logits: Tensor, labels: Tensor, te
     return temperature**2 * kl_div(student, teacher, log_target=True, reduction="sum")
 
 
+def hidden_loss(states: Sequence[Tensor], original: Sequence[Tensor]) -> Tensor:
+    """Returns the mean over layers of |states - original|² / |original|²: a scalar, fp32.
+
+    Args:
+        states: The model's residual stream after each layer, [sequences, tokens, hidden].
+        original: The teacher's.
+    """
+    distances = [
+        mse_loss(ours.float(), theirs.float()) / theirs.float().square().mean()
+        for ours, theirs in zip(states, original, strict=True)
+    ]
+    return torch.stack(distances).mean()
+
+
 @torch.no_grad()
-def teacher_logits(teacher: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
-    """Returns the teacher's logits [sequences, tokens, vocabulary] for a batch."""
-    output = teacher(input_ids=batch["input_ids"], position_ids=batch.get("position_ids"), use_cache=False)
-    logits: Tensor = output.logits
-    return logits
+def run_teacher(
+    teacher: PreTrainedModel, batch: dict[str, Tensor], with_hidden_states: bool
+) -> CausalLMOutputWithPast:
+    """Returns the teacher's logits [sequences, tokens, vocabulary] for a batch, and its hidden states."""
+    output: CausalLMOutputWithPast = teacher(
+        input_ids=batch["input_ids"],
+        position_ids=batch.get("position_ids"),
+        use_cache=False,
+        output_hidden_states=with_hidden_states,
+    )
+    return output

@@ -2,10 +2,12 @@
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from turbosparse.config import TrainConfig
+from turbosparse.config.levers import DistillationConfig
 from turbosparse.model.observe import FFNActivations
-from turbosparse.train.levers.distillation import distillation_loss, teacher_logits
+from turbosparse.train.levers.distillation import distillation_loss, hidden_loss, run_teacher
 from turbosparse.train.levers.penalty import SparsityPenalty
 from turbosparse.train.levers.schedule import ActivationSchedule
 
@@ -19,8 +21,9 @@ class Levers:
     2. `look(activations)` for every FFN of the forward pass, where `watches` says so. The penalty's
        gradients flow through `activations.combined`, under activation checkpointing too: a layer is
        observed in its forward pass and recomputed unobserved. Compiled layers show nothing;
-    3. `losses(logits, batch, num_tokens)` after it: terms to add to the loss, while the cross-entropy is
-       multiplied by `language_model_weight`.
+    3. `losses(outputs, batch, num_tokens)` after it: terms to add to the loss, while the cross-entropy is
+       multiplied by `language_model_weight`. The outputs hold hidden states where
+       `wants_hidden_states` says so.
 
     The teacher is no part of the model: no optimizer, checkpoint or sharding sees it.
     """
@@ -46,6 +49,11 @@ class Levers:
         return self._penalty is not None
 
     @property
+    def wants_hidden_states(self) -> bool:
+        """Whether the forward pass must return its hidden states."""
+        return self._distillation is not None and self._distillation.hidden_weight > 0
+
+    @property
     def language_model_weight(self) -> float:
         """What the cross-entropy is multiplied by."""
         return 1.0 if self._distillation is None else 1.0 - self._distillation.weight
@@ -61,26 +69,41 @@ class Levers:
         if self._penalty is not None:
             self._penalty(activations)
 
-    def losses(self, logits: Tensor, batch: dict[str, Tensor], num_tokens: float) -> dict[str, Tensor]:
+    def losses(
+        self, outputs: CausalLMOutputWithPast, batch: dict[str, Tensor], num_tokens: float
+    ) -> dict[str, Tensor]:
         """Returns the microbatch's terms by name, each a scalar, weights included.
 
         Args:
-            logits: [sequences, tokens, vocabulary], the model's.
+            outputs: The model's: logits [sequences, tokens, vocabulary], hidden states if asked for.
             batch: `input_ids`, and `labels` and `position_ids` if there are any.
             num_tokens: What the cross-entropy's sum over tokens is divided by; KL's is divided alike.
         """
         terms: dict[str, Tensor] = {}
         if self._distillation is not None:
-            labels = batch.get("labels", batch["input_ids"])
-            original = teacher_logits(self._placed_teacher(logits), batch)
-            kl = distillation_loss(logits, original, labels, self._distillation.temperature)
-            terms["distillation"] = self._distillation.weight * kl / num_tokens
+            terms |= self._distil(self._distillation, outputs, batch, num_tokens)
         if self._penalty is not None:
             terms["sparsity_penalty"] = self._penalty.loss()
         return terms
 
-    def _placed_teacher(self, logits: Tensor) -> PreTrainedModel:
+    def _distil(
+        self,
+        config: DistillationConfig,
+        outputs: CausalLMOutputWithPast,
+        batch: dict[str, Tensor],
+        num_tokens: float,
+    ) -> dict[str, Tensor]:
+        logits = outputs.logits
         assert self._teacher is not None
+        assert logits is not None
         if self._teacher.device != logits.device:
             self._teacher.to(logits.device)
-        return self._teacher
+        original = run_teacher(self._teacher, batch, self.wants_hidden_states)
+        labels = batch.get("labels", batch["input_ids"])
+        kl = distillation_loss(logits, original.logits, labels, config.temperature)
+        terms = {"distillation": config.weight * kl / num_tokens}
+        if self.wants_hidden_states:
+            # The first is the embedding: nothing was lost there.
+            distance = hidden_loss(outputs.hidden_states[1:], original.hidden_states[1:])
+            terms["hidden_states"] = config.hidden_weight * distance
+        return terms
