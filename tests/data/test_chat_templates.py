@@ -66,14 +66,17 @@ def test_ids_are_those_of_apply_chat_template(tokenizer):
 
 
 def test_what_is_learned_is_what_the_assistant_says(tokenizer):
-    ends = {"chatml": "<|im_end|>", "mistral": "</s>", "llama-2": " </s>", "zephyr": "</s>"}
+    expected = {
+        "chatml": "Blue.<|im_end|>Deep<|im_end|>",
+        "mistral": " Blue.</s> Deep</s>",
+        "llama-2": " Blue. </s> Deep </s>",
+        "zephyr": "Blue.</s>Deep</s>",
+    }
     for name in TEMPLATES:
         add_chat_template(tokenizer, name)
-        encoded = encode(CONVERSATION, tokenizer)
-        learned = [label for label in encoded.labels if label != IGNORED_LABEL]
-        said = tokenizer.decode(learned).replace(" ", "")
-        end = ends[name].replace(" ", "")
-        assert said == f"Blue.{end}Deep{end}", name
+        learned = [label for label in encode(CONVERSATION, tokenizer).labels if label != IGNORED_LABEL]
+        said = "".join(tokenizer.convert_ids_to_tokens(learned))
+        assert said.replace("Ġ", " ").replace("▁", " ") == expected[name]
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared test data")

@@ -18,6 +18,7 @@ def test_sparse_and_skewed_layers_have_less_to_predict():
     assert layer_entropy([even]) == pytest.approx(1.0)
     assert layer_entropy([skewed]) == pytest.approx(0.0), "half active too, but always the same neurons"
     assert 0 < layer_entropy([sparse]) < layer_entropy([even])
+    assert layer_entropy([unit([95] * 4)]) == pytest.approx(layer_entropy([sparse]))
     assert layer_entropy([even, skewed]) == pytest.approx(0.5), "a layer is all its experts"
 
 

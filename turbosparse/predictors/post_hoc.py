@@ -106,8 +106,13 @@ def _fit_all(
         report(states.unit, fitted)
 
     with ThreadPoolExecutor(free.qsize()) as executor:
-        for done in [executor.submit(fit, states) for states in waiting]:
-            done.result()
+        fits = [executor.submit(fit, states) for states in waiting]
+        try:
+            for done in fits:
+                done.result()
+        finally:
+            # After the first that fails, those not yet begun would be waited for.
+            executor.shutdown(cancel_futures=True)
 
 
 def _file(work: Path, unit: Unit) -> Path:
