@@ -82,6 +82,13 @@ def test_the_threshold_reaches_the_engine_and_nothing_else_of_the_environment(tm
     assert engine_perplexity(made, tmp_path / "model", text, 64) == 1.5
 
 
+def test_the_log_that_the_engine_leaves_lies_beside_the_text(tmp_path):
+    (tmp_path / "scratch").mkdir()
+    made = program(tmp_path, 'touch llama.log; echo "Final estimate: PPL = 1.5 +/- 1"')
+    engine_perplexity(made, tmp_path / "model", tmp_path / "scratch" / "text.txt", 64)
+    assert (tmp_path / "scratch" / "llama.log").exists()
+
+
 @pytest.mark.parametrize("script", ["exit 1", "echo 'you need at least 1024 tokens'", "echo 'PPL = nan'"])
 def test_an_engine_without_a_figure_is_an_error(tmp_path, script):
     with pytest.raises(ArtifactError, match="--engine"):
