@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 from typing import Any, Literal
 
 import torch
@@ -9,39 +10,37 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.functional import relu
 
-from turbosparse.bench.decode_rounds import Rounds, Step, median_ratio, num_threads, time_by_turns
-from turbosparse.bench.decode_shapes import NUM_SETS
-from turbosparse.inference.ffn import prepared
+from turbosparse.bench.decode_rounds import Step, median_ratio, num_threads, time_by_turns
+from turbosparse.bench.decode_shapes import BLOCK_VALUES, NUM_SETS, fill_repeatedly
+from turbosparse.inference.memory import use_huge_pages
 from turbosparse.inference.operators import linear, sparse_ffn
-from turbosparse.inference.quantize import Weight
+from turbosparse.inference.quantize import Weight, quantize
 
 ACTIVE_RATIOS = (0.05, 0.1, 0.15, 0.3)
 NUM_FFNS = 3
 """FFNs taken by turns: of Mistral's in bf16 they are 1.06 GB together."""
 DENSE_WAYS = ("F.linear", "row products", "all rows active")
 
-Precision = Literal["fp32", "bf16", "int8", "int4"]
+KernelPrecision = Literal["fp32", "bf16", "int8", "int4"]
 
 
 @dataclass(frozen=True)
 class KernelCase:
     """FFNs of one precision, and their tokens; every neuron is positive, so that a mask alone decides."""
 
-    precision: Precision
+    precision: KernelPrecision
     x: Tensor
     ffns: list[tuple[Weight, Weight, Weight]]
 
     @classmethod
-    def make(cls, hidden_size: int, intermediate_size: int, precision: Precision) -> "KernelCase":
+    def make(cls, hidden_size: int, intermediate_size: int, precision: KernelPrecision) -> "KernelCase":
         """Returns random FFNs [intermediate, hidden]."""
         dtype = torch.float32 if precision == "fp32" else torch.bfloat16
         kind = precision if precision in ("int8", "int4") else "none"
-
-        def weight() -> Weight:
-            values = torch.rand(intermediate_size, hidden_size, dtype=dtype).mul_(0.02)
-            return prepared(values, kind)
-
-        ffns = [(weight(), weight(), weight()) for _ in range(NUM_FFNS)]
+        values = torch.empty(intermediate_size, hidden_size, dtype=dtype)
+        fill_repeatedly(values, torch.rand(BLOCK_VALUES) * 0.02)
+        weight = quantize(values, kind)
+        ffns = [(_copy(weight), _copy(weight), _copy(weight)) for _ in range(NUM_FFNS)]
         return cls(precision, torch.rand(1, hidden_size, dtype=dtype), ffns)
 
     @property
@@ -66,7 +65,11 @@ class KernelCase:
 
 
 def measure_kernels(
-    case: KernelCase, bandwidth: float, threads: int, num_rounds: int, ratios: tuple[float, ...] = ACTIVE_RATIOS
+    case: KernelCase,
+    bandwidth: float,
+    threads: int,
+    num_rounds: int,
+    ratios: tuple[float, ...] = ACTIVE_RATIOS,
 ) -> dict[str, Any]:
     """Returns each active ratio's speed over the best dense way, measured by turns in one run.
 
@@ -84,17 +87,23 @@ def measure_kernels(
     ways |= {str(ratio): partial(case.sparse, masks[ratio]) for ratio in ratios}
     with num_threads(threads):
         rounds = time_by_turns(ways, num_rounds)
-    best = min(dense_ways, key=lambda way: _middle(rounds, way))
+    best = min(dense_ways, key=lambda way: median(rounds[way]))
     report: dict[str, Any] = {
-        "dense": {way: _rate(case.dense_bytes, _middle(rounds, way), bandwidth) for way in dense_ways},
+        "dense": {way: _rate(case.dense_bytes, median(rounds[way]), bandwidth) for way in dense_ways},
         "best_dense": best,
     }
     for ratio in ratios:
         byte_ratio = num_neurons / int(masks[ratio][0].sum())
         found = median_ratio(rounds[best], rounds[str(ratio)])
-        speed = _rate(case.dense_bytes / byte_ratio, _middle(rounds, str(ratio)), bandwidth)
+        speed = _rate(case.dense_bytes / byte_ratio, median(rounds[str(ratio)]), bandwidth)
         report[str(ratio)] = {"ratio": found, "share_of_byte_ratio": found / byte_ratio, **speed}
     return report
+
+
+def _copy(weight: Weight) -> Weight:
+    copied = weight.values.clone()
+    use_huge_pages(copied)
+    return Weight(copied, weight.scales)
 
 
 def _mask(num_neurons: int, ratio: float) -> Tensor:
@@ -109,10 +118,6 @@ def _viewed(down_t: Weight, hidden_size: int) -> Weight:
     if scales is not None:
         scales = scales[:hidden_size] if scales.shape[1] == 1 else scales.view(hidden_size, -1)
     return Weight(values.view(hidden_size, -1), scales)
-
-
-def _middle(rounds: Rounds, way: str) -> float:
-    return float(torch.tensor(rounds[way]).median())
 
 
 def _rate(num_bytes: float, seconds: float, bandwidth: float) -> dict[str, float]:

@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from statistics import median
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 
+from turbosparse.bench.decode_peer import LlamaCpp, whole_model_seconds
 from turbosparse.bench.decode_rounds import Rounds, Step, median_ratio, num_threads, time_by_turns
 from turbosparse.bench.decode_shapes import NUM_SETS, Shape
 from turbosparse.inference.attention import KVCache, PositionTable
@@ -21,6 +23,10 @@ from turbosparse.inference.quantize import Quantization
 CONTEXT_TOKENS = 128
 """Tokens before the one that is decoded."""
 OUTPUT = "output projection"
+PEER = "llama.cpp"
+
+Precision = Literal["bf16", "int8", "int4"]
+QUANTIZATIONS: dict[Precision, Quantization] = {"bf16": "none", "int8": "int8", "int4": "int4"}
 
 
 @dataclass(frozen=True)
@@ -29,19 +35,21 @@ class ModelBench:
 
     shape: Shape
     decoders: dict[str, Decoder]
+    precision: Precision
     transformers_model: PreTrainedModel | None
     """Decodes in transformers' own way, dense through F.linear, where weights are not quantised."""
 
     @classmethod
-    def make(cls, model: PreTrainedModel, shape: Shape, quantization: Quantization) -> "ModelBench":
+    def make(cls, model: PreTrainedModel, shape: Shape, precision: Precision) -> "ModelBench":
         """Returns decoders in all three modes; exact and predicted ones share their weights."""
+        quantization = QUANTIZATIONS[precision]
         predicted = Decoder(model, "predicted", quantization)
         decoders = {
             "dense": Decoder(model, "dense", quantization),
             "exact": without_predictors(predicted),
             "predicted": predicted,
         }
-        return cls(shape, decoders, model if quantization == "none" else None)
+        return cls(shape, decoders, precision, model if quantization == "none" else None)
 
     def ways(self) -> dict[str, Step]:
         """Returns one decoding step by mode, and the output projections' parts of them."""
@@ -64,11 +72,15 @@ class ModelBench:
             for number in range(NUM_SETS):
                 step(number)
         rows = decoder.traffic.rows.tolist()
-        read = ffn_bytes(_one_ffn(decoder), *rows) + decoder.traffic.weight_bytes + decoder.traffic.cache_bytes
+        read = (
+            ffn_bytes(_one_ffn(decoder), *rows) + decoder.traffic.weight_bytes + decoder.traffic.cache_bytes
+        )
         return self._whole(read / NUM_SETS, decoder.output.num_bytes)
 
     def whole_seconds(self, rounds: Rounds, way: str) -> list[float]:
         """Returns the whole model's seconds per token in each round, derived from the layers measured."""
+        if way == PEER:
+            return [whole_model_seconds(self.shape, self.precision, seconds) for seconds in rounds[PEER]]
         output = "F.linear " + OUTPUT if way == "F.linear" else OUTPUT
         return [self._whole(step, last) for step, last in zip(rounds[way], rounds[output], strict=True)]
 
@@ -76,23 +88,35 @@ class ModelBench:
         return (measured - output) * self.shape.num_layers / self.shape.num_measured_layers + output
 
 
-def measure_model(bench: ModelBench, bandwidth: float, threads: int, num_rounds: int) -> dict[str, Any]:
-    """Returns how many times as fast as our best dense way `exact` and `predicted` decode a whole model."""
+def measure_model(
+    bench: ModelBench, bandwidth: float, threads: int, num_rounds: int, peer: LlamaCpp | None = None
+) -> dict[str, Any]:
+    """Returns how many times as fast as our best dense way `exact` and `predicted` decode a whole model.
+
+    Args:
+        bench: the model's decoders.
+        bandwidth: bytes per second that so many threads read from memory.
+        threads: of every way.
+        num_rounds: medians are over these.
+        peer: llama.cpp with a dense model of the same shape and as many threads; None: not measured.
+    """
+    ways = bench.ways() | ({PEER: peer.decode} if peer else {})
     with num_threads(threads):
-        rounds = time_by_turns(bench.ways(), num_rounds)
-    dense_ways = [way for way in ("dense", "F.linear") if way in rounds]
-    whole = {way: bench.whole_seconds(rounds, way) for way in (*dense_ways, "exact", "predicted")}
-    best = min(dense_ways, key=lambda way: _middle(whole[way]))
-    dense_bytes = bench.bytes_of("dense")
-    report: dict[str, Any] = {"best_dense": best, "seconds_per_token": {}, "byte_ratio": {}, "bandwidth_ratio": {}}
-    for mode, seconds in whole.items():
-        num_bytes = dense_bytes if mode == "F.linear" else bench.bytes_of(mode)
-        report["seconds_per_token"][mode] = _middle(seconds)
-        report["byte_ratio"][mode] = dense_bytes / num_bytes
-        report["bandwidth_ratio"][mode] = num_bytes / _middle(seconds) / bandwidth
-    for mode in ("exact", "predicted"):
-        report[mode] = median_ratio(whole[best], whole[mode])
-    return report
+        rounds = time_by_turns(ways, num_rounds)
+    whole = {way: bench.whole_seconds(rounds, way) for way in ways if OUTPUT not in way}
+    best = min((way for way in ("dense", "F.linear") if way in whole), key=lambda way: median(whole[way]))
+    num_bytes = {mode: bench.bytes_of(mode) for mode in bench.decoders}
+    report = {
+        way: {
+            "seconds_per_token": median(seconds),
+            "ratio": median_ratio(whole[best], seconds),
+            "byte_ratio": num_bytes["dense"] / num_bytes.get(way, num_bytes["dense"]),
+            "bandwidth_ratio": num_bytes.get(way, num_bytes["dense"]) / median(seconds) / bandwidth,
+        }
+        for way, seconds in whole.items()
+    }
+    ratio = median_ratio(whole[PEER], whole["predicted"]) if peer else None
+    return {"best_dense": best, "ways": report, "llama_cpp_ratio": ratio}
 
 
 def without_predictors(predicted: Decoder) -> Decoder:
@@ -133,7 +157,3 @@ def _transformers_step(model: PreTrainedModel, number: int) -> Tensor:
 def _one_ffn(decoder: Decoder) -> DecodingFFN:
     ffn = decoder.layers[0].ffn
     return ffn.experts[0] if isinstance(ffn, RoutedFFN) else ffn
-
-
-def _middle(seconds: list[float]) -> float:
-    return float(torch.tensor(seconds).median())

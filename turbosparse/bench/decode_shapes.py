@@ -16,6 +16,8 @@ NUM_SETS = 8
 SWITCH = 0.25
 """A weight on a token's own column; the other columns' noise is a tenth of what it decides."""
 TOKEN = 64.0
+BLOCK_VALUES = 1_048_573
+"""A prime: rows of one matrix all differ."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +77,25 @@ def steered_model(shape: Shape, seed: int = 0) -> PreTrainedModel:
     model = on_meta(shape.config()).to(torch.bfloat16).to_empty(device="cpu").eval()
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
     generator = torch.Generator().manual_seed(seed)
+    block = torch.randn(BLOCK_VALUES, generator=generator)
     for name, parameter in model.named_parameters():
         if name.endswith("norm.weight"):
             parameter.fill_(1.0)
         else:
-            parameter.normal_(0.0, 2e-4 if "down_proj" in name else 0.02, generator=generator)
+            fill_repeatedly(parameter, block * (2e-4 if "down_proj" in name else 0.02))
     _steer_tokens(model.model.embed_tokens.weight)
     for layer in model.model.layers:
         layer.self_attn.o_proj.weight[:NUM_SETS] = 0
         _steer_layer(layer.mlp, shape, generator)
     return model
+
+
+def fill_repeatedly(tensor: Tensor, block: Tensor) -> None:
+    """Fills a tensor with a block's values over and over: new random ones would take longer than the rest."""
+    flat = tensor.view(-1)
+    whole = len(flat) // len(block) * len(block)
+    flat[:whole].view(-1, len(block)).copy_(block.expand(whole // len(block), -1))
+    flat[whole:] = block[: len(flat) - whole]
 
 
 def _steer_tokens(embeddings: Tensor) -> None:
@@ -97,7 +108,7 @@ def _steer_layer(ffn: Any, shape: Shape, generator: torch.Generator) -> None:
         weights = ffn.gate_proj.weight, ffn.up_proj.weight, ffn.down_proj.weight
         _steer(weights, (ffn.predictor.fc1.weight, ffn.predictor.fc2.weight), shape, generator)
         return
-    experts = ffn.experts
+    experts: Any = ffn.experts
     _route(ffn.gate.weight)
     for number in range(experts.num_experts):
         gate, up = experts.gate_up_proj[number].chunk(2)

@@ -1,5 +1,6 @@
 """`bench`: measured ratios, side by side in one run."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -64,6 +65,27 @@ def bench_predictors(
 
     sizes = hidden_size, intermediate_size, num_layers, rank
     _show(measure_predictor_cost(*sizes, num_tokens, repetitions), as_json)
+
+
+@bench_app.command("decode")
+def bench_decode(
+    num_rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are reported.")] = 9,
+    peer: Annotated[bool, typer.Option(help="Measure llama.cpp too, where it is installed.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Folder for a table and a plot.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure sparse decoding over dense at Mistral-7B's and Mixtral-8x7B's widths; some 6 GB, minutes."""
+    from turbosparse.bench.decode import DecodePlan, measure_decoding  # noqa: PLC0415 - torch takes seconds
+    from turbosparse.bench.decode_report import HEADER, decoding_rows, write_decoding  # noqa: PLC0415
+
+    report = measure_decoding(DecodePlan(num_rounds=num_rounds, with_peer=peer))
+    table = Table(*HEADER[1:])
+    for row in decoding_rows(report):
+        table.add_row(*row[1:])
+    console.print(table)
+    for path in write_decoding(report, out) if out else []:
+        console.print(str(path))
+    finish(report, as_json)
 
 
 def _show(report: dict[str, object], as_json: bool) -> None:

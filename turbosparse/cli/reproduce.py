@@ -28,6 +28,8 @@ Name = Literal[
     "table2",
     "table3",
     "table4",
+    "table7",
+    "table8",
     "table10",
     "figure3",
     "figure4",

@@ -45,10 +45,13 @@ inline Vector load_some(const void* from, size_t num_bytes) {
 
 inline void store(Floats lanes, float* to, int64_t count) { std::memcpy(to, &lanes, 4 * count); }
 
+// Adds lanes in pairs: one after the other they would take longer than 8 KB of a row's products.
 inline float sum(Floats lanes) {
-  float total = 0;
-  for (int lane = 0; lane < kLanes; ++lane) total += lanes[lane];
-  return total;
+  float values[kLanes];
+  store(lanes, values, kLanes);
+  for (int64_t half = kLanes / 2; half > 0; half /= 2)
+    for (int64_t lane = 0; lane < half; ++lane) values[lane] += values[lane + half];
+  return values[0];
 }
 
 inline float from_bfloat16(uint16_t value) {
@@ -154,12 +157,21 @@ struct Int4 {
   }
 };
 
-// Brings a block of the next row nearer: into the second-level cache, for the first has no room for x and
+// How many rows ahead one is brought nearer. Two were read 2 to 17% faster than one, no slower than three.
+constexpr int64_t kRowsAhead = 2;
+
+// Brings a block of a later row nearer: into the second-level cache, for the first has no room for x and
 // two rows (22.7 against 11.5 GB/s, one row in ten of bf16 [14336, 4096], one core).
 template <class Weights>
 inline void prefetch(const uint8_t* block) {
   constexpr int64_t num_bytes = Weights::kBlock * Weights::kBits / 8;
   for (int64_t byte = 0; byte < num_bytes; byte += 64) __builtin_prefetch(block + byte, 0, 2);
+}
+
+// Brings a whole row nearer: the first of many.
+template <class Weights>
+inline void prefetch_row(const uint8_t* row, int64_t num_columns) {
+  for (int64_t byte = 0; byte < num_columns * Weights::kBits / 8; byte += 64) __builtin_prefetch(row + byte, 0, 2);
 }
 
 // A stretch of a row's columns that share a scale.
@@ -179,7 +191,7 @@ inline const uint8_t* at(const uint8_t* row, uint64_t column) {
 
 // Returns the dot product of a row with x [columns].
 template <class Weights>
-float dot(const Matrix& matrix, int64_t number, const float* x, const uint8_t* next) {
+float dot(const Matrix& matrix, int64_t number, const float* x, const uint8_t* later) {
   constexpr int64_t num_parts = Weights::kBlock / kLanes;
   const uint8_t* row = matrix.row(number);
   Floats total{};
@@ -188,7 +200,7 @@ float dot(const Matrix& matrix, int64_t number, const float* x, const uint8_t* n
     uint64_t column = group.begin;
     Floats sums[num_parts] = {};
     for (; column + Weights::kBlock <= group.end; column += Weights::kBlock) {
-      prefetch<Weights>(at<Weights>(next, column));
+      prefetch<Weights>(at<Weights>(later, column));
       for (int64_t part = 0; part < num_parts; ++part)
         sums[part] += Weights::part(at<Weights>(row, column), part) * load<Floats>(x + column + part * kLanes);
     }
@@ -206,7 +218,7 @@ float dot(const Matrix& matrix, int64_t number, const float* x, const uint8_t* n
 
 // Adds factor times a row to output [columns].
 template <class Weights>
-void accumulate(const Matrix& matrix, int64_t number, float factor, float* output, const uint8_t* next) {
+void accumulate(const Matrix& matrix, int64_t number, float factor, float* output, const uint8_t* later) {
   constexpr int64_t num_parts = Weights::kBlock / kLanes;
   const uint8_t* row = matrix.row(number);
   for (int64_t i = 0; i < matrix.num_groups; ++i) {
@@ -214,7 +226,7 @@ void accumulate(const Matrix& matrix, int64_t number, float factor, float* outpu
     const float scaled = factor * group.scale;
     uint64_t column = group.begin;
     for (; column + Weights::kBlock <= group.end; column += Weights::kBlock) {
-      prefetch<Weights>(at<Weights>(next, column));
+      prefetch<Weights>(at<Weights>(later, column));
       for (int64_t part = 0; part < num_parts; ++part) {
         float* here = output + column + part * kLanes;
         store(load<Floats>(here) + Weights::part(at<Weights>(row, column), part) * scaled, here, kLanes);

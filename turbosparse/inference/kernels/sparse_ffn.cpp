@@ -79,34 +79,62 @@ struct Call {
   int64_t intermediate_size() const { return gate.num_rows; }
 };
 
+// Returns for each neuron whether some token asks for it.
+std::vector<uint8_t> asked_for(const Call& call) {
+  std::vector<uint8_t> asked(call.intermediate_size(), call.active == nullptr);
+  for (int64_t token = 0; call.active && token < call.num_tokens; ++token)
+    for (int64_t neuron = 0; neuron < call.intermediate_size(); ++neuron)
+      asked[neuron] |= call.active[token * call.intermediate_size() + neuron];
+  return asked;
+}
+
 Candidates first_candidates(const Call& call) {
+  const std::vector<uint8_t> asked = asked_for(call);
   Candidates all;
-  all.neurons.reserve(call.intermediate_size());
+  all.neurons.resize(call.intermediate_size());
+  int64_t count = 0;
   for (int64_t neuron = 0; neuron < call.intermediate_size(); ++neuron) {
-    bool is_active = call.active == nullptr;
-    for (int64_t token = 0; token < call.num_tokens && !is_active; ++token)
-      is_active = call.active[token * call.intermediate_size() + neuron];
-    if (is_active) all.neurons.push_back(neuron);
+    all.neurons[count] = neuron;  // overwritten unless asked for: there is no branch to mispredict
+    count += asked[neuron];
   }
-  all.values.assign(all.size() * call.num_tokens, 1.0f);
+  all.neurons.resize(count);
+  all.values.assign(count * call.num_tokens, 1.0f);
   if (call.active == nullptr || call.num_tokens == 1) return all;
-  for (int64_t i = 0; i < all.size(); ++i)
+  for (int64_t i = 0; i < count; ++i)
     for (int64_t token = 0; token < call.num_tokens; ++token)
       all.values[i * call.num_tokens + token] =
           call.active[token * call.intermediate_size() + all.neurons[i]];
   return all;
 }
 
+// Rows of one matrix that a thread reads in turn, each brought nearer while earlier ones are used.
+template <class Weights>
+class RowsInTurn {
+ public:
+  RowsInTurn(const Matrix& matrix, const std::vector<int64_t>& numbers, Share share)
+      : matrix_(matrix), numbers_(numbers), last_(share.end - 1) {
+    for (int64_t i = share.begin; i < std::min(share.begin + kRowsAhead, share.end); ++i)
+      prefetch_row<Weights>(matrix.row(numbers[i]), matrix.num_columns);
+  }
+
+  const uint8_t* after(int64_t i) const { return matrix_.row(numbers_[std::min(i + kRowsAhead, last_)]); }
+
+ private:
+  const Matrix& matrix_;
+  const std::vector<int64_t>& numbers_;
+  const int64_t last_;
+};
+
 // Multiplies this thread's candidates by relu(row . x).
 template <class Weights>
 void multiply(const Matrix& matrix, const Call& call, Candidates& candidates) {
   const Share share(candidates.size());
+  const RowsInTurn<Weights> rows(matrix, candidates.neurons, share);
   for (int64_t i = share.begin; i < share.end; ++i) {
-    const uint8_t* next = matrix.row(candidates.neurons[std::min(i + 1, share.end - 1)]);
     for (int64_t token = 0; token < call.num_tokens; ++token) {
       float& value = candidates.values[i * call.num_tokens + token];
       const float* x = call.x + token * call.hidden_size();
-      if (value > 0) value *= std::max(0.0f, dot<Weights>(matrix, candidates.neurons[i], x, next));
+      if (value > 0) value *= std::max(0.0f, dot<Weights>(matrix, candidates.neurons[i], x, rows.after(i)));
     }
   }
 }
@@ -115,10 +143,14 @@ void multiply(const Matrix& matrix, const Call& call, Candidates& candidates) {
 void keep_positive(Candidates& candidates, int64_t num_tokens) {
   int64_t kept = 0;
   for (int64_t i = 0; i < candidates.size(); ++i) {
-    const float* values = &candidates.values[i * num_tokens];
-    if (!std::any_of(values, values + num_tokens, [](float value) { return value > 0; })) continue;
+    bool is_kept = false;
     candidates.neurons[kept] = candidates.neurons[i];
-    std::copy(values, values + num_tokens, &candidates.values[kept++ * num_tokens]);
+    for (int64_t token = 0; token < num_tokens; ++token) {
+      const float value = candidates.values[i * num_tokens + token];
+      candidates.values[kept * num_tokens + token] = value;
+      is_kept |= value > 0;
+    }
+    kept += is_kept;
   }
   candidates.neurons.resize(kept);
   candidates.values.resize(kept * num_tokens);
@@ -128,12 +160,13 @@ void keep_positive(Candidates& candidates, int64_t num_tokens) {
 template <class Weights>
 void add_rows(const Call& call, const Candidates& candidates, float* sums) {
   const Share share(candidates.size());
+  const RowsInTurn<Weights> rows(call.down_t, candidates.neurons, share);
   for (int64_t i = share.begin; i < share.end; ++i) {
-    const uint8_t* next = call.down_t.row(candidates.neurons[std::min(i + 1, share.end - 1)]);
     for (int64_t token = 0; token < call.num_tokens; ++token) {
       const float value = candidates.values[i * call.num_tokens + token];
       float* output = sums + token * call.hidden_size();
-      if (value > 0) accumulate<Weights>(call.down_t, candidates.neurons[i], value, output, next);
+      if (value > 0)
+        accumulate<Weights>(call.down_t, candidates.neurons[i], value, output, rows.after(i));
     }
   }
 }
@@ -196,10 +229,10 @@ void multiply_all(const Matrix& matrix, const float* x, int64_t num_tokens, floa
   {
     const Share share(matrix.num_rows);
     for (int64_t row = share.begin; row < share.end; ++row) {
-      const uint8_t* next = matrix.row(std::min(row + 1, share.end - 1));
+      const uint8_t* later = matrix.row(std::min(row + kRowsAhead, share.end - 1));
       for (int64_t token = 0; token < num_tokens; ++token)
         output[token * matrix.num_rows + row] =
-            dot<Weights>(matrix, row, x + token * matrix.num_columns, next);
+            dot<Weights>(matrix, row, x + token * matrix.num_columns, later);
     }
   }
 }
