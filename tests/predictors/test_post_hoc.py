@@ -102,9 +102,9 @@ def test_a_killed_run_goes_on_with_the_unit_it_was_in(make_model, kind, windows,
     model, heard, passes = make_model(kind), [], []
     whole = fit_predictors(model, lambda: iter(windows), configured(), RANKS, tmp_path / "whole")
 
-    def kill_at_second(progress):
+    def kill_at_first(progress):
         heard.append(progress)
-        if len(heard) == 2:
+        if len(heard) == 1:
             raise Killed
 
     def text():
@@ -113,9 +113,10 @@ def test_a_killed_run_goes_on_with_the_unit_it_was_in(make_model, kind, windows,
 
     work = tmp_path / "killed"
     with pytest.raises(Killed):
-        fit_predictors(model, text, configured(), RANKS, work, on_progress=kill_at_second)
+        fit_predictors(model, text, configured(), RANKS, work, on_progress=kill_at_first)
     done = {file.name: file.stat().st_mtime_ns for file in work.glob("*.safetensors")}
-    assert 2 <= len(done) < len(units_of(model)), "what had not begun is not waited for"
+    # The one after it may have begun already.
+    assert 1 <= len(done) <= 2 < len(units_of(model)), "what had not begun is not waited for"
     resumed = fit_predictors(model, text, configured(), RANKS, work, on_progress=heard.append)
     assert {name: (work / name).stat().st_mtime_ns for name in done} == done, "nothing is fitted twice"
     assert passes == [0], "nor is the text run through the model again"
