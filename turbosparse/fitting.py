@@ -24,7 +24,7 @@ from turbosparse.model.released import RELEASED_TYPES
 from turbosparse.predictors.post_hoc import devices, fit_predictors, fitted_records
 from turbosparse.predictors.quality import measure_quality
 from turbosparse.predictors.ranks import ranks_of
-from turbosparse.predictors.states import first_tokens
+from turbosparse.predictors.states import first_tokens, plan_passes
 from turbosparse.predictors.thresholds import choose_thresholds, chosen_values, write_thresholds
 from turbosparse.progress import OnProgress, ignore_progress
 from turbosparse.reports.predictor_plots import write_predictor_report
@@ -72,6 +72,7 @@ def fit_folder(
     _check_is_sparse(check_model_folder(source), config)
     check_target(target)
     model = load_model(source).to(devices()[0])
+    plan_passes(model, config)  # A disk budget that is too small is refused before text is sampled.
     found = fitting_text(model, source, text, config, on_progress)
     ranks = ranks_of(model, first_tokens(found.train, config.threshold.num_tokens), config)
     work = target.with_name(f"{target.name}.{_identity(source, text, config)}.partial")
