@@ -4,35 +4,17 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+from flows_command import SHORT, TURBOSPARSE
 from safetensors import safe_open
 
 from turbosparse.artifacts import Store
 
-TURBOSPARSE = str(Path(sys.executable).with_name("turbosparse"))
 STAGES = ("prepare", "convert", "pretrain", "finetune", "evaluate", "export")
-SHORT = {
-    "data.num_tokens": 40_000,
-    "data.sequence_length": 64,
-    "data.vocab_size": 512,
-    "convert.base.num_steps": 4,
-    "convert.base.warmup_steps": 1,
-    "pretrain.num_steps": 12,
-    "pretrain.warmup_steps": 1,
-    "finetune.num_steps": 4,
-    "finetune.warmup_steps": 1,
-    "finetune.sequence_length": 128,
-    "finetune.max_conversations": 60,
-    "evaluate.limit": 4,
-    "evaluate.num_sparsity_tokens": 512,
-    "export.num_check_tokens": 4,
-    "export.num_timed_tokens": 4,
-}
 
 
 def command(preset: str, root: Path) -> list[str]:
