@@ -28,26 +28,28 @@ ROW_TOKENS = 512
 RECIPE: dict[str, Any] = {
     "data": {
         "corpora": "sampled",
-        "sampling": {"num_tokens": 2_500_000, "max_document_tokens": 256, "batch_size_documents": 128},
+        "sampling": {"num_tokens": 2_000_000, "max_document_tokens": 256, "batch_size_documents": 128},
         # One name for text that has no sources.
         "mixture": {"wanjuan-cc": 100.0},
-        "num_tokens": 2_400_000,
+        "num_tokens": 1_900_000,
         "sequence_length": 256,
     },
     "pretrain": {
-        "num_steps": 4_000,
+        "num_steps": 2_500,
         "batch_size_sequences": 16,
-        "learning_rate": 4.0e-3,
+        "learning_rate": 3.0e-3,
         "final_learning_rate_ratio": 0.02,
         "warmup_steps": 100,
-        "distillation": {"weight": 1.0},
+        # On 250 steps of 1,024 tokens, loss over the original's on unseen text: 1.294 without the hidden
+        # states, 1.257 with weight 1, 1.225 with 4, 1.195 with 15.
+        "distillation": {"weight": 1.0, "hidden_weight": 15.0},
     },
 }
 """What every variant shares, over the preset `tiny`: its lengths, and nothing of its model."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "recovered": {},
-    "sparse": {"pretrain": {"sparsity_penalty": {"weight": 0.5, "warmup_ratio": 0.3}}},
+    "sparse": {"pretrain": {"sparsity_penalty": {"weight": 40.0, "warmup_ratio": 0.5}}},
 }
 """What each variant changes: the second presses activations to zero."""
 
@@ -207,6 +209,7 @@ def _notes(text: Path, run: Run) -> list[str]:
         f"Each row of {text.name}: BOS and its first {ROW_TOKENS} tokens, fewer in a shorter context; the "
         "mean over all tokens, the same for every model. Nothing trains on this text.",
         f"Training text: {sampling.num_tokens:,} tokens sampled from the original model at temperature "
-        f"{sampling.temperature}; the loss is the KL divergence from the original's predictions.",
+        f"{sampling.temperature}; the loss is the KL divergence from the original's predictions, "
+        "and the distance to its residual stream.",
         "Minutes: sampling and preparing (shared by the variants), conversion, training.",
     ]
