@@ -2,13 +2,16 @@
 
 import pytest
 import torch
+from torch.nn.functional import relu
 
 from turbosparse.errors import DataError, ModelError
 from turbosparse.inference.attention import KVCache, PositionTable
 from turbosparse.inference.choosing import Sampling
 from turbosparse.inference.decode import decode, report_decoding
 from turbosparse.inference.decoder import Decoder
+from turbosparse.inference.ffn import Preparation, Traffic
 from turbosparse.inference.modules import decoding
+from turbosparse.inference.quantize import dequantize, quantize
 from turbosparse.model.convert import with_predictors
 from turbosparse.model.folder import as_turbosparse
 
@@ -92,6 +95,17 @@ def test_predictors_decide_what_is_computed(model):
         assert generate(with_all, PROMPT, 16) == [dense]
     with_all.config.predictor_threshold = [1e9, -1e9, 1e9]
     assert decode(with_all, PROMPT, 16, "predicted").tokens != dense
+
+
+def test_predictors_of_uneven_rank_predict_as_they_are():
+    """Zeros that fill up a rank of 70 change no logit."""
+    torch.manual_seed(0)
+    fc1, fc2 = torch.randn(70, 32), torch.randn(64, 70)
+    traffic = Traffic(torch.zeros(3, dtype=torch.int64))
+    fitted = Preparation("predicted", "none", traffic).predictor(fc1, fc2, 0.0)
+    x = torch.randn(5, 32)
+    logits = relu(x @ dequantize(quantize(fc1, "int8")).T) @ dequantize(quantize(fc2, "int8")).T
+    assert torch.equal(fitted.predict(x), logits > 0)
 
 
 def test_thresholds_that_keep_nothing_are_refused(model):

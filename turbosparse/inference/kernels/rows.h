@@ -189,6 +189,20 @@ inline const uint8_t* at(const uint8_t* row, uint64_t column) {
   return row + column * Weights::kBits / 8;
 }
 
+// Returns the products of a group's columns from `column` on, fewer than kLanes.
+template <class Weights>
+inline Floats last_products(const uint8_t* row, const float* x, const Group& group, uint64_t column) {
+  const int64_t count = group.end - column;
+  if (group.end - group.begin < kLanes)
+    return Weights::some(at<Weights>(row, column), count) * load_some<Floats>(x + column, 4 * count);
+  // The last kLanes of all, less those that have been counted: far faster than copying a few bytes.
+  const uint64_t start = group.end - kLanes;
+  const Floats products = Weights::part(at<Weights>(row, start), 0) * load<Floats>(x + start);
+  Ints is_left{};
+  for (int64_t lane = kLanes - count; lane < kLanes; ++lane) is_left[lane] = -1;
+  return (Floats)((Ints)products & is_left);
+}
+
 // Returns the dot product of a row with x [columns].
 template <class Weights>
 float dot(const Matrix& matrix, int64_t number, const float* x, const uint8_t* later) {
@@ -205,10 +219,9 @@ float dot(const Matrix& matrix, int64_t number, const float* x, const uint8_t* l
         sums[part] += Weights::part(at<Weights>(row, column), part) * load<Floats>(x + column + part * kLanes);
     }
     if constexpr (!Weights::kWholeBlocks) {
-      for (; column < group.end; column += kLanes) {
-        const int64_t count = std::min<int64_t>(kLanes, group.end - column);
-        sums[0] += Weights::some(at<Weights>(row, column), count) * load_some<Floats>(x + column, 4 * count);
-      }
+      for (; column + kLanes <= group.end; column += kLanes)
+        sums[0] += Weights::part(at<Weights>(row, column), 0) * load<Floats>(x + column);
+      if (column < group.end) sums[0] += last_products<Weights>(row, x, group, column);
     }
     for (int64_t part = 1; part < num_parts; ++part) sums[0] += sums[part];
     total += sums[0] * group.scale;
