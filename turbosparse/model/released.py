@@ -119,4 +119,6 @@ def _check_expressible(config: OurConfig, is_moe: bool) -> None:
     for name, (value, only) in expected.items():
         if value != only:
             remedy = "keep the folder as it is: the released layout has no field for another"
+            if name == "predictor_threshold":
+                remedy += "; tune with finetune.predictor.threshold.keep_zero=true to export it so"
             raise ModelError(name, value, f"{only}", remedy)
