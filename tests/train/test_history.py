@@ -27,6 +27,7 @@ def test_steps_that_ran_again_count_once_and_cut_lines_not_at_all(tmp_path):
         "last_loss": 3.0,
         "tokens_per_second": 20.0,
         "zero_activation_ratio": 0.5,
+        "num_skipped_steps": 0,
     }
 
 
@@ -34,6 +35,16 @@ def test_the_last_loss_is_the_mean_of_the_last_tenth():
     history = [record(step, float(step), zeros=0.5) for step in range(1, 31)]
     metrics = summarise(history, 30)
     assert (metrics["first_loss"], metrics["last_loss"]) == (1.0, 29.0)
+
+
+def test_what_was_measured_joins_the_summary_and_nothing_else():
+    steps = [
+        StepRecord(1, 5.0, 1.0, 1e-3, mfu=0.25, memory_bytes=7, zero_activation_ratio=0.5),
+        StepRecord(2, 4.0, 1.0, 1e-3, mfu=0.75, memory_bytes=9, is_skipped=True),
+        StepRecord(3, 4.0, 1.0, 1e-3, mfu=0.5, memory_bytes=8),
+    ]
+    metrics = summarise(steps, 3)
+    assert (metrics["mfu"], metrics["peak_memory_bytes"], metrics["num_skipped_steps"]) == (0.5, 9, 1)
 
 
 def test_a_missing_step_is_no_summary(tmp_path):
