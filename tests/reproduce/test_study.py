@@ -53,7 +53,8 @@ def arms(make_corpus):
         save_model(initial_model(MODEL, tokenizer, activation), workspace.folder / "model")
         copy_tokenizer(corpus.folder() / "tokenizer", workspace.folder / "model")
         history = [
-            StepRecord(step, loss, 100.0, 1e-3, zero_activation_ratio=0.5) for step, loss in enumerate(losses[label], start=1)
+            StepRecord(step, loss, 100.0, 1e-3, zero_activation_ratio=0.5)
+            for step, loss in enumerate(losses[label], start=1)
         ]
         for record in history:
             append_record(workspace.folder / "history.jsonl", record)
