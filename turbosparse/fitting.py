@@ -82,6 +82,7 @@ def fit_folder(
         write_thresholds(fitted, chosen)
     quality, layers = measure_quality(fitted, found.report)
     draft = work / "model"
+    shutil.rmtree(draft, ignore_errors=True)  # a run that was killed while it wrote
     save_model(fitted, draft)
     copy_tokenizer(Path(source), draft)
     (draft / REPORT_NAME).mkdir()

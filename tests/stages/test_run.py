@@ -88,3 +88,12 @@ def test_a_stage_without_its_parent_names_the_command_that_makes_it(tmp_path):
     run = open_run("tiny", None, True, Placement(root=str(tmp_path)))
     with pytest.raises(ArtifactError, match="turbosparse run convert --preset tiny --root"):
         make(run, "pretrain")
+
+
+def test_a_jobset_that_could_not_read_this_machines_files_is_refused(tmp_path):
+    jobset = {"namespace": "training", "image": "turbosparse"}
+    place = {"root": str(tmp_path), "launcher": "jobset", "jobset": jobset}
+    with pytest.raises(ConfigError, match=r"placement\.root: 'lies on this machine'.*jobset\.claims"):
+        open_run("tiny", None, False, Placement(**place))
+    shared = {**jobset, "claims": {"shared": str(tmp_path)}}
+    open_run("tiny", None, False, Placement(**{**place, "jobset": shared}))

@@ -181,17 +181,24 @@ class Store:
         verify_file(local, manifest.files[path])
         return local
 
-    def remove_unfinished(self) -> list[str]:
-        """Deletes attempts and state that no manifest commits. Returns what was deleted.
+    def remove_unfinished(self, with_state: bool = False) -> list[str]:
+        """Deletes attempts that no manifest commits, and state of runs that have ended.
 
         What a stage on this machine is writing just now stays. On an object store, where no lock
         says so, that is whatever was written to within the last day.
+
+        Args:
+            with_state: Deletes the state of unended runs too: the checkpoints that they would resume from.
+
+        Returns:
+            What was deleted, by name below the root.
         """
         removed = []
         for name in self._names():
             committed = self._read_manifest(name).attempt if self._place.exists(name, MANIFEST) else None
             for last in self._place.children(name):
-                is_left_over = last.startswith(("attempt-", "state")) and last != committed
+                is_state = last.startswith("state") and (with_state or committed is not None)
+                is_left_over = is_state or (last.startswith("attempt-") and last != committed)
                 if is_left_over and not self._is_being_made(name, last):
                     self._place.remove(name, last)
                     removed.append(f"{name}/{last}")

@@ -96,9 +96,15 @@ def store_ls(root: RootOption = "./runs", as_json: JsonOption = False) -> None:
 
 
 @store_app.command("gc")
-def store_gc(root: RootOption = "./runs", as_json: JsonOption = False) -> None:
-    """Delete what no manifest commits: attempts that failed, state of runs that never ended."""
-    removed = Store(root).remove_unfinished()
+def store_gc(
+    root: RootOption = "./runs",
+    state: Annotated[
+        bool, typer.Option("--state", help="Also checkpoints of runs that never ended.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete what no manifest commits: attempts that failed."""
+    removed = Store(root).remove_unfinished(with_state=state)
     console.print("\n".join(removed) or "nothing to delete")
     finish({"removed": removed}, as_json)
 

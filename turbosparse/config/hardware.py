@@ -25,7 +25,8 @@ class TrainingPlacement(Config):
     """Computes each layer's activations twice instead of keeping them: about a third more time for
     most of the memory that grows with the batch."""
     compile: bool = False
-    """Compiles each layer with torch.compile. Steps that observe activations run uncompiled."""
+    """Compiles each layer with torch.compile. Steps that observe activations run uncompiled, and so does
+    a training with predictors beside it or a sparsity penalty, which observes all of them."""
     num_loader_workers: Annotated[int, Ge(0)] = 2
     """Processes per rank that read batches ahead, where there is a GPU to keep busy."""
     keep_checkpoints: Annotated[int, Ge(1)] = 2

@@ -27,13 +27,18 @@ def sample_documents(
         on_progress: Hears of the tokens sampled.
 
     Raises:
-        ModelError: The model has no BOS token, or too short a context for the longest document.
+        ModelError: The model has no BOS token, or too short a context for the longest document, or ends
+            every document at once.
     """
     longest = _longest_document(model, config)
     generator = torch.Generator(model.device).manual_seed(config.seed)
     num_tokens = 0
     while num_tokens < config.num_tokens:
-        for document in _sample_batch(model, config, longest, generator):
+        documents = _sample_batch(model, config, longest, generator)
+        if not any(documents):
+            remedy = "give a model that writes text after BOS, or real corpora"
+            raise ModelError("model", "samples of no token", "text to recover on", remedy)
+        for document in documents:
             num_tokens += len(document)
             yield document
         on_progress(Progress("sample", min(num_tokens, config.num_tokens), config.num_tokens, "tokens"))

@@ -57,6 +57,7 @@ def open_run(
     instructions = open_instructions_rows(config.finetune.instructions, place.instructions)
     inputs = digest_inputs(config, place, corpora)
     store = Store(place.root)
+    _check_pods_can_read(config, place, store)
     store.check_writable()
     return Run(preset, config, place, corpora, instructions, inputs, store, tuple(notes), _workers(place))
 
@@ -97,6 +98,22 @@ def _check_has_a_teacher(name: str, recipe: TrainConfig, source: str) -> None:
         expected = "pretrain only, of a model that has a SwiGLU original (convert.source: folder or base)"
         remedy = f"give --set {name}.distillation=null"
         raise ConfigError(f"{name}.distillation", f"with convert.source: {source}", expected, remedy)
+
+
+def _check_pods_can_read(config: PipelineConfig, placement: Placement, store: Store) -> None:
+    """Refuses a JobSet whose pods would look for files of this machine."""
+    if placement.launcher != "jobset" or (placement.jobset and placement.jobset.claims):
+        return
+    found = {
+        "placement.root": store.local_root is not None,
+        "convert.source: base": config.convert.source == "base",
+        "pretrain.distillation": config.pretrain.distillation is not None,
+    }
+    for name, is_local in found.items():
+        if is_local:
+            expected = "files that the JobSet's pods can read"
+            remedy = "give an object store as root, or mount a shared disk with jobset.claims"
+            raise ConfigError(name, "lies on this machine", expected, remedy)
 
 
 def _fit_inputs(

@@ -31,7 +31,7 @@ class StepRecord:
     validation_losses: dict[str, float] | None = None
     """Loss on held-back text by category of the mixture; measured at some steps only."""
     other_losses: dict[str, float] = field(default_factory=dict)
-    """What else the optimizer minimises, each before its weight: `router_balance`, `predictor`, …"""
+    """What else the optimizer minimises, by name: levers' terms with their weight, others without."""
     predictor_recall: float | None = None
     """Share of active neurons that the predictors found; only where predictors train."""
 
@@ -47,8 +47,13 @@ def read_history(path: Path) -> list[StepRecord]:
 
     Steps that ran again after a restart count as they ran last.
     """
+    return decode_history(path.read_text(encoding="utf-8"))
+
+
+def decode_history(text: str) -> list[StepRecord]:
+    """Returns what `read_history` does, from the file's content."""
     records = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in text.splitlines():
         # A kill may cut the last line; its step runs again.
         if line.endswith("}"):
             record = StepRecord(**json.loads(line))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from composer import Trainer
 from composer.core.time import Timestamp
+from composer.utils import dist
 from streaming import StreamingDataset
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -16,7 +17,7 @@ from turbosparse.model.rewrite import our_values
 from turbosparse.train.callbacks.guard import StepGuard
 from turbosparse.train.callbacks.profiling import TRACE_NAME
 from turbosparse.train.callbacks.ranks import module_of
-from turbosparse.train.history import encode_history, read_history, write_history
+from turbosparse.train.history import StepRecord, encode_history, read_history, write_history
 from turbosparse.train.job import TrainJob
 
 HISTORY_NAME = "history.jsonl"
@@ -70,8 +71,13 @@ class TrainingState:
         traces = {TRACE_NAME: trace.read_bytes()} if trace.is_file() else {}
         return {name: text.encode() for name, text in files.items()} | traces
 
-    def restore(self, record: dict[str, Any]) -> None:
-        """Goes on after the step of `record`; tensors and history must be back already."""
+    def restore(self, record: dict[str, Any], history: list[StepRecord]) -> None:
+        """Goes on after the step of `record`; tensors must be back already.
+
+        Args:
+            record: What `record` gave.
+            history: The steps until then; rank 0's file forgets those after it, which run again.
+        """
         values = {
             name: timedelta(seconds=value) if name.endswith("_wct") else value
             for name, value in record["timestamp"].items()
@@ -86,12 +92,9 @@ class TrainingState:
         rates = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
         for group, (peak, ratio_at) in zip(schedule.optimizer.param_groups, rates, strict=True):
             group["lr"] = peak * ratio_at(schedule.last_epoch)
-        self._guard.remember(read_history(self._job.history_path))
-
-    def restore_history(self, content: bytes) -> None:
-        """Forgets the steps after the checkpoint, which run again."""
-        self._job.history_path.write_bytes(content)
-        write_history(self._job.history_path, read_history(self._job.history_path))
+        self._guard.remember(history)
+        if dist.get_global_rank() == 0:
+            write_history(self._job.history_path, history)
 
     def _parameters(self) -> list[tuple[str, nn.Parameter]]:
         parameters = list(module_of(self._trainer.state).model.named_parameters())

@@ -9,8 +9,10 @@ from composer.utils import dist
 from streaming import StreamingDataLoader, StreamingDataset
 from transformers import PreTrainedModel, set_seed
 
+from turbosparse.data.layout import TOKENIZER_NAME
 from turbosparse.data.sft_stream import open_instructions
 from turbosparse.data.stream import open_mixture
+from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.errors import DataError
 from turbosparse.model.layout import OurConfig
 from turbosparse.train.callbacks.checkpointing import Checkpointing
@@ -18,7 +20,8 @@ from turbosparse.train.callbacks.guard import StepGuard
 from turbosparse.train.callbacks.profiling import Profiling
 from turbosparse.train.callbacks.progress import StepProgress
 from turbosparse.train.callbacks.validation import Validation
-from turbosparse.train.checkpoints import CheckpointStore
+from turbosparse.train.checkpoints import Checkpoint, CheckpointStore
+from turbosparse.train.history import decode_history
 from turbosparse.train.inputs import with_local_inputs
 from turbosparse.train.job import TrainJob
 from turbosparse.train.launch.heartbeat import beat
@@ -44,6 +47,9 @@ def train(job: TrainJob) -> None:
     Path(job.state_folder).mkdir(parents=True, exist_ok=True)
     job = with_local_inputs(job)
     checkpoints = _open_checkpoints(job)
+    latest = checkpoints.latest()
+    if latest is not None and latest.step == job.recipe.num_steps:
+        return  # the result is there: whoever started this was interrupted before it heard
     model = build_sharded_model(
         job.model_folder,
         vocab_size=job.vocab_size,
@@ -58,7 +64,8 @@ def train(job: TrainJob) -> None:
     trainer, state = build_trainer(job, module, dataset, checkpoints)
     assert trainer.state.fsdp_enabled == (job.num_ranks > 1), "Composer fell back to DDP"
     try:
-        _resume(checkpoints, state)
+        if latest is not None:
+            _resume(checkpoints, latest, state)
         trainer.fit()
         beat("writing the result", is_slow=True)
         checkpoints.save(job.recipe.num_steps, state.weights(), state.record(), state.files())
@@ -111,11 +118,12 @@ def _check_data(job: TrainJob, dataset: StreamingDataset, config: OurConfig) -> 
             f"at most the model's context of {config.max_position_embeddings} tokens",
             "prepare the data again with a shorter sequence_length",
         )
-    if int(tokens.max()) >= config.vocab_size:
+    tokenizer = load_tokenizer(Path(job.data_folder) / TOKENIZER_NAME)
+    if len(tokenizer) > config.vocab_size or tokenizer.bos_token_id != config.bos_token_id:
         raise DataError(
             "data",
-            f"token {int(tokens.max())}",
-            f"tokens of the model's vocabulary of {config.vocab_size}",
+            f"a tokenizer of {len(tokenizer)} entries, BOS {tokenizer.bos_token_id}",
+            f"one of at most {config.vocab_size}, BOS {config.bos_token_id}, as the model has",
             "prepare the data again with the model's own tokenizer",
         )
     if len(dataset) < job.recipe.batch_size_sequences:
@@ -169,12 +177,6 @@ def _open_loader(job: TrainJob, dataset: StreamingDataset) -> DataSpec:
     return DataSpec(loader, get_num_tokens_in_batch=lambda batch: batch["input_ids"].numel())
 
 
-def _resume(checkpoints: CheckpointStore, state: TrainingState) -> None:
-    found = checkpoints.latest()
-    if found is None:
-        return
+def _resume(checkpoints: CheckpointStore, found: Checkpoint, state: TrainingState) -> None:
     checkpoints.load(found, state.tensors())
-    if dist.get_global_rank() == 0:
-        state.restore_history(found.file(HISTORY_NAME))
-    dist.barrier()
-    state.restore(found.record)
+    state.restore(found.record, decode_history(found.file(HISTORY_NAME).decode()))

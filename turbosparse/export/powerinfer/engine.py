@@ -5,13 +5,11 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -23,7 +21,7 @@ from turbosparse.export.powerinfer.model import DENSE_FILE, SPARSE_FILE, write_m
 from turbosparse.export.powerinfer.tensors import round_weights
 from turbosparse.export.powerinfer.vocabulary import engine_vocabulary
 from turbosparse.model.folder import load_model
-from turbosparse.model.mistral import GatedFFN
+from turbosparse.predictors.masks import predicted_only
 
 CONTEXT_TOKENS = 512
 NUM_WINDOWS = 8
@@ -144,7 +142,7 @@ def window_perplexity(model: PreTrainedModel, windows: Tensor) -> float:
 
 def predicted_perplexity(model: PreTrainedModel, windows: Tensor) -> float:
     """Returns the same with each FFN's neurons that its predictor leaves out set to zero."""
-    with _only_predicted(model):
+    with predicted_only(model, dict(enumerate(engine_thresholds(model.config)))):
         return window_perplexity(model, windows)
 
 
@@ -156,32 +154,6 @@ def _our_figures(model: PreTrainedModel, windows: Tensor, quantization: Quantiza
         "our_predicted": predicted_perplexity(model, windows),
         "unrounded_predicted": unrounded_predicted,
     }
-
-
-class _PredictedNeurons:
-    """Hooks on one FFN that set to zero what its predictor leaves out."""
-
-    def __init__(self, threshold: float) -> None:
-        self.threshold = threshold
-        self.kept = torch.empty(0)
-
-    def predict(self, ffn: GatedFFN, args: tuple[Tensor, Tensor]) -> None:
-        assert ffn.predictor is not None
-        self.kept = ffn.predictor(args[1]) > self.threshold
-
-    def apply(self, down_proj: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:  # noqa: ARG002 - a hook's form
-        return (args[0] * self.kept,)
-
-
-@contextmanager
-def _only_predicted(model: PreTrainedModel) -> Iterator[None]:
-    with ExitStack() as hooks:
-        for layer, threshold in zip(model.model.layers, engine_thresholds(model.config), strict=True):
-            neurons = _PredictedNeurons(threshold)
-            hooks.callback(layer.mlp.register_forward_pre_hook(neurons.predict).remove)
-            # An FFN whose down_proj has a hook calls it with its input, as it would an adapter.
-            hooks.callback(layer.mlp.down_proj.register_forward_pre_hook(neurons.apply).remove)
-        yield
 
 
 def _excerpt(

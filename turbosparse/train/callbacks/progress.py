@@ -11,7 +11,7 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
 
-from turbosparse.analysis.flops import training_flops_per_token
+from turbosparse.analysis.flops import model_flops_utilization, training_flops_per_token
 from turbosparse.train.callbacks.guard import StepGuard
 from turbosparse.train.callbacks.ranks import module_of
 from turbosparse.train.callbacks.validation import Validation
@@ -39,7 +39,7 @@ class StepProgress(Callback):
         self._observe_every = OBSERVE_EVERY_STEPS_ON_GPU if torch.cuda.is_available() else OBSERVE_EVERY_STEPS
         self._first_step = 1
         self._learning_rate = 0.0
-        self._step_flops = 0
+        self._token_flops = 0
         self._peak_flops_per_second = 0.0
         self._started = time.monotonic()
 
@@ -47,9 +47,9 @@ class StepProgress(Callback):
         """Learns what the model costs, and what the device could do."""
         self._first_step = state.timestamp.batch.value + 1
         config = module_of(state).model.config
-        self._step_flops = self._num_tokens * training_flops_per_token(config, self._sequence_length)
+        self._token_flops = training_flops_per_token(config, self._sequence_length)
         if torch.cuda.is_available():
-            self._peak_flops_per_second = get_gpu_flops_available(state) * dist.get_world_size()
+            self._peak_flops_per_second = get_gpu_flops_available(state)
         self._started = time.monotonic()
 
     def batch_start(self, state: State, logger: Logger) -> None:  # noqa: ARG002 - Composer's form
@@ -105,7 +105,10 @@ class StepProgress(Callback):
     def _mfu(self, seconds: float) -> float | None:
         if not self._peak_flops_per_second:
             return None
-        return self._step_flops / seconds / self._peak_flops_per_second
+        speed = self._num_tokens / seconds
+        return model_flops_utilization(
+            self._token_flops, speed, dist.get_world_size(), self._peak_flops_per_second
+        )
 
 
 def _sparsity(state: State) -> dict[str, Any]:

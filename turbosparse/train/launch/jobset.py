@@ -39,8 +39,8 @@ class JobSetLauncher:
         """Runs a program to its end, one pod per node; see Launcher."""
         name = name_of(program)
         with Cluster(self._config.namespace, self._config.api_url) as cluster:
-            self._make_or_join(cluster, program, on_log)
             try:
+                self._make_or_join(cluster, program, on_log)
                 self._follow(cluster, name, Transcript(on_event, on_log))
             except BaseException:
                 self._end(name, on_log)
@@ -80,6 +80,9 @@ class JobSetLauncher:
             for line in log.lines():
                 is_quiet = False
                 transcript.read(line)
+            if transcript.is_refused:
+                # Pods that start anew would refuse the same.
+                raise transcript.error(None)
             if condition == "Completed":
                 return
             if condition == "Failed":

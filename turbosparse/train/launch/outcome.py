@@ -39,9 +39,14 @@ class Transcript:
             self._tail.append(line)
             self._on_log(line)
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether a rank has said that its input can't work."""
+        return "refusal" in self._endings
+
     def error(self, exit_status: int | None) -> Exception:
         """Returns what to raise for an agent that ended with a status other than 0; None: unknown."""
-        if "refusal" in self._endings:
+        if self.is_refused:
             return _refused(Refusal(**self._endings["refusal"].values))
         if "silence" in self._endings:
             return TrainingError(_silent(Silence(**self._endings["silence"].values)) + self._output())

@@ -49,13 +49,13 @@ def open_launcher(place: Placement) -> Launcher:
     """Returns the launcher that a placement asks for.
 
     Raises:
-        ConfigError: Its settings are missing, or it needs a package that isn't installed.
+        ConfigError: Its settings are missing.
     """
     if place.launcher == "local":
         from turbosparse.train.launch.local import LocalLauncher  # noqa: PLC0415 - it imports this one
 
         return LocalLauncher(place)
-    from turbosparse.train.launch.jobset import JobSetLauncher  # noqa: PLC0415 - needs an extra
+    from turbosparse.train.launch.jobset import JobSetLauncher  # noqa: PLC0415 - httpx and pydantic models, for clusters only
 
     if place.jobset is None:
         raise ConfigError(
