@@ -15,7 +15,7 @@ from kubeflow_trainer_api.models import (
 )
 
 from turbosparse.config import JobSetConfig, Placement, validate
-from turbosparse.errors import ConfigError, TrainingError, TrainingPreempted
+from turbosparse.errors import ConfigError, DataError, TrainingError, TrainingPreempted
 from turbosparse.train.launch import Program, open_launcher
 from turbosparse.train.launch.command import parse_options
 from turbosparse.train.launch.manifest import build_jobset
@@ -260,6 +260,27 @@ def test_what_the_cluster_refuses_is_the_users_to_mend(cluster, monkeypatch):
     monkeypatch.setattr(cluster, "refuse", lambda kind, thing: "quota exceeded")
     with pytest.raises(ConfigError, match=r"placement\.jobset: 'POST .*jobsets'.*422: quota exceeded"):
         Launch(cluster).result()
+
+
+def test_pods_without_their_job_file_are_not_left_behind(cluster, monkeypatch):
+    def refuse(kind, thing):
+        return "quota exceeded" if kind == "configmaps" else None
+
+    monkeypatch.setattr(cluster, "refuse", refuse)
+    with pytest.raises(ConfigError, match="quota exceeded"):
+        Launch(cluster).result()
+    assert NAME not in cluster.objects["jobsets"]
+
+
+def test_a_refused_input_ends_the_jobset_at_once(cluster):
+    """Pods that start anew would refuse the same, as often as restarts are allowed."""
+    launched = Launch(cluster)
+    start_pods(cluster)
+    refusal = {"kind": "DataError", "arguments": ["data", 3, "something else", "mend it"]}
+    cluster.write("pod-0-0", json.dumps({"turbosparse": "refusal", "values": refusal}))
+    with pytest.raises(DataError, match=r"data: 3\. Expected: something else"):
+        launched.result()
+    assert NAME not in cluster.objects["jobsets"]
 
 
 class Cancelled(BaseException):

@@ -3,8 +3,10 @@
 import json
 import math
 import os
+import shutil
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -190,9 +192,33 @@ def test_checkpoints_of_another_run_are_refused(train, job):
 
 
 def test_a_checkpoint_of_another_width_is_refused(train, job, mixtral_folder):
-    train(job())
+    _train_but_for_the_end(train, job())
     with pytest.raises(ModelError, match=r"(in the|^) ?checkpoint"):
         train(job(model_folder=str(mixtral_folder)))
+
+
+def _train_but_for_the_end(train, training: TrainJob) -> None:
+    """Leaves the checkpoint of step 4, as a kill before the last step does."""
+    train(training)
+    shutil.rmtree(Path(training.checkpoints) / "step-00000006")
+
+
+def test_a_finished_training_is_not_done_again(train, job):
+    """Whoever started it may have been interrupted before it heard."""
+    finished = job()
+    losses = train(finished)
+    written = Path(finished.checkpoints) / "step-00000006" / "checkpoint.json"
+    before = written.stat().st_mtime_ns
+    assert train(finished) == losses
+    assert written.stat().st_mtime_ns == before
+
+
+def test_history_comes_from_the_checkpoint_where_the_disk_is_another(train, job, tmp_path):
+    first = job()
+    expected = train(first)
+    shutil.rmtree(Path(first.checkpoints) / "step-00000006")
+    elsewhere = first.model_copy(update={"state_folder": str(tmp_path / "elsewhere")})
+    assert train(elsewhere) == pytest.approx(expected, abs=1e-6)
 
 
 def test_data_of_another_tokenizer_is_refused(train, job, conversations):

@@ -39,8 +39,8 @@ class JobSetLauncher:
         """Runs a program to its end, one pod per node; see Launcher."""
         name = name_of(program)
         with Cluster(self._config.namespace, self._config.api_url) as cluster:
+            self._make_or_join(cluster, program, on_log)
             try:
-                self._make_or_join(cluster, program, on_log)
                 self._follow(cluster, name, Transcript(on_event, on_log))
             except BaseException:
                 self._end(name, on_log)
@@ -50,7 +50,7 @@ class JobSetLauncher:
         name = name_of(program)
         manifest = build_jobset(program, self._place, self._config, _flow_job(cluster))
         self._remove_ended(cluster, name)
-        jobset = cluster.create(JOBSETS, manifest)
+        made = jobset = cluster.create(JOBSETS, manifest)
         if jobset is None:
             jobset = cluster.get(JOBSETS, name)
             if jobset is None:
@@ -58,8 +58,13 @@ class JobSetLauncher:
             _check_same(jobset, program)
             on_log(f"joined JobSet {name}, which was running")
         owner = Owner(API_VERSION, "JobSet", name, jobset["metadata"]["uid"])
-        # Pods wait for it. Named after its content: where there is one, it is this one.
-        cluster.create(CONFIG_MAPS, job_config_map(program, owner))
+        try:
+            # Pods wait for it. Named after its content: where there is one, it is this one.
+            cluster.create(CONFIG_MAPS, job_config_map(program, owner))
+        except BaseException:
+            if made is not None:
+                self._end(name, on_log)
+            raise
 
     def _remove_ended(self, cluster: Cluster, name: str) -> None:
         jobset = cluster.get(JOBSETS, name)
