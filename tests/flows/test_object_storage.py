@@ -10,7 +10,7 @@ from flows_command import SHORT, TURBOSPARSE
 from turbosparse.artifacts import Store
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_chain_passes_through_a_bucket(swift, s3, tmp_path):
     settings = [word for name, value in SHORT.items() for word in ("--set", f"{name}={value}")]
     command = [TURBOSPARSE, "dry-run", "--preset", "tiny", "--root", s3, "--json", *settings]

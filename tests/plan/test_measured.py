@@ -41,7 +41,7 @@ def measured_bytes(given: dict) -> int:
     return int(output.split()[-1])
 
 
-@pytest.mark.slow  # trains four small models in processes of their own
+@pytest.mark.long  # trains four small models in processes of their own
 @pytest.mark.parametrize("case", CASES)
 def test_a_process_takes_the_planned_memory_within_15_percent(case):
     fields, checkpointing, num_microbatches = CASES[case]

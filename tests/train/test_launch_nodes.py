@@ -15,7 +15,7 @@ from turbosparse.train.launch import Program, open_launcher
 OTHER_MACHINE = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs none /dev/shm && exec "$@"', "sh"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_nodes_train_as_one(train, job):
     """The command that node 0 logs is all that node 1 needs."""
     if subprocess.run([*OTHER_MACHINE, "true"], capture_output=True, check=False).returncode != 0:

@@ -84,7 +84,7 @@ def test_gradients_are_clipped_under_fsdp2(job, tmp_path):
     assert moved < 1e-4, "unclipped, six steps of AdamW move weights by about 1e-2"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_training_moves_from_two_ranks_to_one_and_back(train, job):
     """Checkpoints know nothing of ranks: each part goes on where the last one ended, with the same data."""
     recipe = job().recipe.model_copy(update=LONG)
