@@ -1,0 +1,124 @@
+"""Copies of remote artifacts on this machine: shared by its processes, bounded, the oldest first to go."""
+
+import fcntl
+import os
+import secrets
+import shutil
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+
+from turbosparse.errors import ConfigError
+
+FOLDER_VARIABLE = "TURBOSPARSE_CACHE"
+LIMIT_VARIABLE = "TURBOSPARSE_CACHE_GIB"
+DEFAULT_LIMIT_GIB = 100.0
+_LOCK = ".lock"
+
+
+@dataclass
+class LocalCache:
+    """One folder for each attempt of a remote artifact. What a living process uses is never removed."""
+
+    home: Path
+    limit_bytes: int
+    _held: dict[str, FileIO] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def open(cls, root: str, limit_gib: float | None = None) -> "LocalCache":
+        """Returns the machine's cache for artifacts of a root.
+
+        Args:
+            root: the store's URI.
+            limit_gib: what all folders together may take; none: TURBOSPARSE_CACHE_GIB, else 100.
+
+        Raises:
+            ConfigError: TURBOSPARSE_CACHE_GIB is no positive number.
+        """
+        base = os.environ.get(FOLDER_VARIABLE) or f"{tempfile.gettempdir()}/turbosparse-cache-{os.getuid()}"
+        limit = limit_gib if limit_gib is not None else _limit_of_environment()
+        # Folders of all roots compete for the same space.
+        prefix = "".join(letter if letter.isalnum() else "-" for letter in root)
+        return cls(Path(base) / prefix, round(limit * 1024**3))
+
+    def folder(self, name: str) -> Path:
+        """Returns the folder of that name, held until this process ends.
+
+        Before a folder is made, those that were used least recently are removed until the rest is
+        within the limit.
+        """
+        folder = self.home / name
+        if name not in self._held:
+            if not folder.exists():
+                self.trim()
+            self._held[name] = _hold(folder)
+        return folder
+
+    def trim(self) -> list[Path]:
+        """Removes unused folders until all together are within the limit; returns the removed."""
+        entries = sorted(self.home.parent.glob(f"*/**/{_LOCK}"), key=_last_used)
+        sizes = {lock.parent: _size_bytes(lock.parent) for lock in entries}
+        excess, removed = sum(sizes.values()) - self.limit_bytes, []
+        for folder, size in sizes.items():
+            if excess <= 0:
+                break
+            if _remove_unless_held(folder):
+                excess -= size
+                removed.append(folder)
+        return removed
+
+
+def _limit_of_environment() -> float:
+    text = os.environ.get(LIMIT_VARIABLE, "")
+    with suppress(ValueError):
+        limit = float(text) if text else DEFAULT_LIMIT_GIB
+        if limit > 0:
+            return limit
+    raise ConfigError(LIMIT_VARIABLE, text, "a positive number of GiB", "correct it or unset it")
+
+
+def _hold(folder: Path) -> FileIO:
+    """Locks a folder against removal; the kernel lets go of it when this process ends, however it does."""
+    path = folder / _LOCK
+    while True:
+        with suppress(FileNotFoundError):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = path.open("ab", buffering=0)
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            if _is_at(lock, path):
+                os.utime(path)
+                return lock
+            # Another process has removed the folder between the two calls.
+            lock.close()
+
+
+def _remove_unless_held(folder: Path) -> bool:
+    with suppress(FileNotFoundError, BlockingIOError), (folder / _LOCK).open("ab", buffering=0) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Out of sight at once: who asks for it meanwhile begins with an empty folder.
+        doomed = folder.rename(folder.with_name(f"{folder.name}.{secrets.token_hex(4)}"))
+        shutil.rmtree(doomed)
+        return True
+    return False
+
+
+def _is_at(lock: FileIO, path: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(lock.fileno()), path.stat())
+    return False
+
+
+def _last_used(lock: Path) -> float:
+    with suppress(FileNotFoundError):
+        return lock.stat().st_mtime
+    return 0.0
+
+
+def _size_bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += path.lstat().st_size
+    return total
