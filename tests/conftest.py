@@ -19,7 +19,7 @@ os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="turbosparse-prefect-")
 
-pytest_plugins = ["s3_server"]
+pytest_plugins = ["s3_server", "s3_proxy", "fault_options"]
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

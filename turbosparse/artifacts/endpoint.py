@@ -1,11 +1,13 @@
 """Object storage: one endpoint for every library that talks to it, clients that forgive short failures."""
 
 import os
+import sys
 from typing import Any
 
 import fsspec
 from fsspec import AbstractFileSystem
 
+from turbosparse.config.uri import check_uri
 from turbosparse.errors import ConfigError
 
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL", "S3_ENDPOINT_URL")
@@ -25,6 +27,12 @@ _S3_OPTIONS: dict[str, Any] = {
 def endpoint_environment(url: str) -> dict[str, str]:
     """Returns the environment variables that lead every library to the object store at `url`."""
     return dict.fromkeys(ENDPOINT_VARIABLES, url)
+
+
+def use_endpoint(url: str | None) -> None:
+    """Leads every library to the object store at `url`; None: leaves it to the environment."""
+    if url is not None:
+        os.environ.update(endpoint_environment(url))
 
 
 def share_endpoint() -> None:
@@ -47,9 +55,26 @@ def open_filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
     Credentials come from the environment or the machine's role, never from the URI.
 
     Raises:
-        ConfigError: The endpoint variables contradict each other.
+        ConfigError: The endpoint variables contradict each other, or the URI may not be opened.
     """
+    if "://" in uri:
+        check_uri(uri, "uri")
     share_endpoint()
     options = _S3_OPTIONS if uri.startswith(("s3://", "s3a://")) else {}
     fs, path = fsspec.core.url_to_fs(uri, **options)
     return fs, path
+
+
+def error_code(error: BaseException) -> str | None:
+    """Returns what the object store called the error, such as NoSuchKey; None for any other error."""
+    code: str | None = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
+    return code
+
+
+def connection_errors() -> tuple[type[Exception], ...]:
+    """Returns what a broken connection to an object store raises besides botocore's and Python's own errors.
+
+    s3fs passes on what aiohttp raises where an answer's body ends too early.
+    """
+    aiohttp = sys.modules.get("aiohttp")  # a fifth of a second to import, and raises nothing before
+    return (aiohttp.ClientError,) if aiohttp is not None else ()

@@ -3,11 +3,13 @@
 import hashlib
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from turbosparse.artifacts.endpoint import error_code
 from turbosparse.artifacts.manifest import FileRecord
 from turbosparse.errors import ArtifactError
 
@@ -15,6 +17,7 @@ from turbosparse.errors import ArtifactError
 def record_files(folder: Path) -> dict[str, FileRecord]:
     """Returns size and sha256 of every file below `folder`, each flushed to the disk first."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    assert not any(path.is_symlink() for path in paths), "links would be read wherever they lead"
     return {path.relative_to(folder).as_posix(): _record(path) for path in paths}
 
 
@@ -23,16 +26,48 @@ def record_bytes(content: bytes) -> FileRecord:
     return FileRecord(size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
-def verify_file(path: Path, expected: FileRecord) -> None:
+def verify_file(path: Path, expected: FileRecord, name: str | None = None) -> None:
     """Reads a file whole and compares it with its record.
+
+    Args:
+        path: The file.
+        expected: Its record.
+        name: What the error calls it, where it is a copy; None: its path.
 
     Raises:
         ArtifactError: The file is missing, of another size, or of another content.
     """
-    verify_size(str(path), path.stat().st_size if path.is_file() else None, expected)
+    shown = name or str(path)
+    verify_size(shown, path.stat().st_size if path.is_file() else None, expected)
     actual = _sha256(path)
     if actual != expected.sha256:
-        raise _corrupt(str(path), f"sha256 {actual}", f"sha256 {expected.sha256}")
+        raise _corrupt(shown, f"sha256 {actual}", f"sha256 {expected.sha256}")
+
+
+def check_inside(folder: Path, path: str) -> None:
+    """Refuses a file of a folder that a link leads out of it.
+
+    Raises:
+        ArtifactError: It does.
+    """
+    if not (folder / path).resolve().is_relative_to(folder.resolve()):
+        expected, remedy = "a file, not a link to elsewhere", "delete the artifact's folder: it was tampered with"
+        raise ArtifactError(str(folder / path), "a link out of its folder", expected, remedy)
+
+
+def copy_own_file(source: Path, name: str, target: Path) -> None:
+    """Copies a file of a folder from outside, unless that is a link to elsewhere on this machine.
+
+    The hub's cache is made of links to its own `blobs`: these are followed.
+
+    Raises:
+        ArtifactError: The link leads out of the folder: what it leads to would travel with the copy.
+    """
+    actual, home = (source / name).resolve(), source.resolve()
+    if not any(actual.is_relative_to(place) for place in (home, home.parents[1] / "blobs")):
+        expected, remedy = "a file of that folder itself", "put the file there in the link's place"
+        raise ArtifactError(str(source / name), f"a link to {actual}", expected, remedy)
+    shutil.copyfile(actual, target / name)
 
 
 def verify_size(path: str, size_bytes: int | None, expected: FileRecord) -> None:
@@ -85,8 +120,7 @@ def flush_folder(folder: Path) -> None:
 
 def _is_there_already(error: OSError) -> bool:
     # Amazon's answer names the condition, and s3fs says FileExistsError; other servers' do not.
-    code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
-    return isinstance(error, FileExistsError) or code == "PreconditionFailed"
+    return isinstance(error, FileExistsError) or error_code(error) == "PreconditionFailed"
 
 
 def _record(path: Path) -> FileRecord:

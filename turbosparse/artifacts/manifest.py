@@ -33,17 +33,7 @@ class ArtifactSpec:
     @cached_property
     def identity(self) -> str:
         """Digest of the whole specification: 16 hexadecimal digits."""
-        canonical = json.dumps(
-            {
-                "kind": self.kind,
-                "version": self.version,
-                "config": self.config,
-                "parents": self.parent_names,
-                "inputs": self.inputs,
-            },
-            sort_keys=True,
-        )
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return identity_of(self.kind, self.version, self.config, self.parent_names, self.inputs)
 
     @property
     def name(self) -> str:
@@ -56,9 +46,17 @@ class ArtifactSpec:
         return {role: parent.name for role, parent in self.parents.items()}
 
 
+def identity_of(
+    kind: str, version: int, config: dict[str, Any], parents: dict[str, str], inputs: dict[str, str]
+) -> str:
+    """Returns the digest of all that decides an artifact's content: 16 hexadecimal digits."""
+    decides = {"kind": kind, "version": version, "config": config, "parents": parents, "inputs": inputs}
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _relative(path: str) -> str:
     parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts:
+    if not parts or path.startswith("/") or ".." in parts or not path.isprintable():
         raise ValueError("a path below the artifact's own folder")
     return path
 
@@ -95,6 +93,12 @@ class Manifest(Config):
     files: dict[RelativePath, FileRecord]
     metrics: dict[str, Any]
     """What was measured while making it."""
+
+    @property
+    def is_of_its_identity(self) -> bool:
+        """Whether configuration, parents and inputs are those that the identity is the digest of."""
+        expected = identity_of(self.kind, self.version, self.config, self.parents, self.inputs)
+        return self.identity == expected
 
     @property
     def name(self) -> str:

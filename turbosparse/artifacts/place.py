@@ -19,7 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractBufferedFile
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
-from turbosparse.artifacts.endpoint import open_filesystem
+from turbosparse.artifacts.endpoint import connection_errors, error_code, open_filesystem
 from turbosparse.artifacts.files import flush_folder, write_exclusively
 from turbosparse.errors import ArtifactError
 
@@ -33,8 +33,12 @@ NUM_TRANSFERS = 8
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 _FINAL = (*_ABSENT, FileExistsError, PermissionError, IsADirectoryError)
 _FINAL_NUMBERS = (errno.EINVAL, errno.ENOSYS, errno.EROFS, errno.ENAMETOOLONG)
+_CHANGED_ON_THE_WAY = ("BadDigest", "IncompleteBody")
+"""How an object store refuses an upload that did not arrive as it was sent; s3fs says EINVAL."""
 T = TypeVar("T")
 Pieces = Callable[[], Iterable[bytes | memoryview]]
+Verify = Callable[[str, Path], None]
+"""Receives a file's name and a copy of it, and raises an ArtifactError where that is not the file."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,13 @@ class Place:
         """Writes a file at once and whole, unless there is another. Returns whether it is this one."""
         return self.patiently(lambda: write_exclusively(self.fs, self.path(path), content))
 
+    def replace(self, path: str, content: bytes) -> None:
+        """Writes a small file whole over what it was: readers see the one or the other."""
+        if self.local is None:
+            self.patiently(lambda: self.fs.pipe_file(self.path(path), content))
+        else:
+            self.patiently(lambda: _replace_file(Path(self.path(path)), content))
+
     def remove(self, *parts: str) -> None:
         """Deletes a file, or a folder with all that is below."""
         try:
@@ -141,17 +152,13 @@ class Place:
 
         _at_once(put, paths)
 
-    def download(self, paths: Iterable[str], folder: Path) -> None:
-        """Copies files from here to a folder on this machine, each visible there once it is whole."""
+    def download(self, paths: Iterable[str], folder: Path, verify: Verify) -> None:
+        """Copies files from here to a folder on this machine, each visible there once it is verified.
 
-        def get(path: str) -> None:
-            target = folder / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            draft = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
-            self.patiently(lambda: self.fs.get_file(self.path(path), str(draft)))
-            draft.replace(target)
-
-        _at_once(get, paths)
+        Raises:
+            ArtifactError: What arrived twice is not the file.
+        """
+        _at_once(lambda path: self._download(path, folder / path, verify), paths)
 
     def last_written(self, *parts: str) -> datetime | None:
         """Returns when an object store last received something below; None where there is nothing."""
@@ -170,10 +177,28 @@ class Place:
             return retrying(work)
         except (*_ABSENT, FileExistsError):
             raise
-        except (OSError, BotoCoreError) as error:
+        except (OSError, BotoCoreError, *connection_errors()) as error:
             expected = f"storage that answers, has space and lets us in ({error})"
             remedy = "mend that and run again: what is whole is kept"
             raise ArtifactError("storage", self.uri, expected, remedy) from error
+
+    def _download(self, path: str, target: Path, verify: Verify) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
+
+        def get() -> None:
+            self.patiently(lambda: self.fs.get_file(self.path(path), str(draft)))
+
+        try:
+            get()
+            try:
+                verify(path, draft)
+            except ArtifactError:
+                get()  # what was changed on the way arrives whole the next time
+                verify(path, draft)
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
 
     def _upload(self, path: str, pieces: Pieces) -> None:
         file = self.fs.open(self.path(path), "wb", block_size=PART_BYTES)
@@ -203,6 +228,13 @@ def _write_file(path: Path, pieces: Pieces) -> None:
     flush_folder(path.parent)
 
 
+def _replace_file(path: Path, content: bytes) -> None:
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    _write_file(draft, lambda: [content])
+    draft.replace(path)
+    flush_folder(path.parent)
+
+
 def _at_once(work: Callable[[str], None], paths: Iterable[str]) -> None:
     with ThreadPoolExecutor(NUM_TRANSFERS) as transfers:
         for _ in transfers.map(work, paths):
@@ -210,6 +242,8 @@ def _at_once(work: Callable[[str], None], paths: Iterable[str]) -> None:
 
 
 def _may_pass(error: BaseException) -> bool:
+    if error_code(error) in _CHANGED_ON_THE_WAY:
+        return True
     if isinstance(error, OSError):
         return not isinstance(error, _FINAL) and error.errno not in _FINAL_NUMBERS
-    return isinstance(error, HTTPClientError | BotoConnectionError)
+    return isinstance(error, (HTTPClientError, BotoConnectionError, *connection_errors()))

@@ -8,7 +8,7 @@ import errno
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,8 @@ from pydantic import ValidationError
 
 import turbosparse
 from turbosparse.artifacts.attempts import Workspace, attempt_name, remove_stale_attempts
-from turbosparse.artifacts.files import record_files, verify_file, verify_size
+from turbosparse.artifacts.cache import LocalCache
+from turbosparse.artifacts.files import check_inside, record_files, verify_file, verify_size
 from turbosparse.artifacts.manifest import ArtifactSpec, Manifest
 from turbosparse.artifacts.place import PATIENCE_SECONDS, Place
 from turbosparse.errors import ArtifactError
@@ -66,11 +67,14 @@ class Store:
     root: str
     patience_seconds: float = PATIENCE_SECONDS
     """How long an outage of the storage is waited out."""
+    cache_gib: float | None = None
+    """Space on this machine for what is fetched from elsewhere; none: the machine's default."""
     _verified: dict[str, Path] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self._place = Place.open(self.root, self.patience_seconds)
         self.root = self._place.uri
+        self._cache = LocalCache.open(self.root, self.cache_gib)
 
     @property
     def local_root(self) -> Path | None:
@@ -150,9 +154,10 @@ class Store:
         """
         if manifest.name not in self._verified:
             folder = self._local_folder(manifest)
-            for path, record in manifest.files.items():
-                verify_file(folder / path, record)
             if self.local_root is not None:
+                for path, record in manifest.files.items():
+                    check_inside(folder, path)
+                    verify_file(folder / path, record)
                 for name in manifest.components:
                     self.fetch(self._read_manifest(name))
             self._verified[manifest.name] = folder
@@ -173,13 +178,15 @@ class Store:
         """
         if self.local_root is not None:
             local = self._local_folder(manifest) / path
-        else:
-            folder = Path(tempfile.gettempdir()) / "turbosparse-files" / manifest.name / manifest.attempt
-            local = folder / path
-            if not local.exists():
-                self._files(manifest).download([path], folder)
-        verify_file(local, manifest.files[path])
-        return local
+            check_inside(self._local_folder(manifest), path)
+            verify_file(local, manifest.files[path])
+            return local
+        folder = self._cache.folder(f"{manifest.name}/{manifest.attempt}")
+        try:
+            verify_file(folder / path, manifest.files[path])
+        except ArtifactError:
+            self._download(manifest, [path], folder)
+        return folder / path
 
     def remove_unfinished(self, with_state: bool = False) -> list[str]:
         """Deletes attempts that no manifest commits, and state of runs that have ended.
@@ -304,9 +311,17 @@ class Store:
         files = self._files(manifest)
         if files.local is not None:
             return files.local
-        folder = Path(tempfile.mkdtemp(prefix=f"turbosparse-{manifest.kind}-"))
-        files.download(manifest.files, folder)
+        folder = self._cache.folder(f"{manifest.name}/{manifest.attempt}")
+        self._download(manifest, _missing(manifest, folder), folder)
         return folder
+
+    def _download(self, manifest: Manifest, paths: Iterable[str], folder: Path) -> None:
+        files = self._files(manifest)
+
+        def verify(path: str, copy: Path) -> None:
+            verify_file(copy, manifest.files[path], files.path(path))
+
+        files.download(paths, folder, verify)
 
     def _verify_sizes(self, manifest: Manifest) -> None:
         files = self._files(manifest)
@@ -316,17 +331,31 @@ class Store:
 
     def _read_manifest(self, name: str) -> Manifest:
         path = self._place.path(name, MANIFEST)
+        remedy = "delete the artifact's folder and run its stage again"
         try:
             manifest = Manifest.model_validate_json(self._place.read(f"{name}/{MANIFEST}"))
         except ValidationError as error:
             first = error.errors()[0]
-            remedy = "delete the artifact's folder and run its stage again"
             raise ArtifactError(path, first["loc"], f"a manifest ({first['msg']})", remedy) from error
         if manifest.name != name:
             raise ArtifactError(path, manifest.name, f"the manifest of {name}", "put the folder back")
+        if not manifest.is_of_its_identity:
+            expected = "the configuration, parents and inputs that its identity is the digest of"
+            raise ArtifactError(path, "changed", expected, remedy)
         return manifest
 
     def _lineage(self, manifest: Manifest, depth: int, role: str) -> Iterator[tuple[int, str, Manifest]]:
         yield depth, role, manifest
         for parent_role, name in sorted(manifest.parents.items()):
             yield from self._lineage(self._read_manifest(name), depth + 1, parent_role)
+
+
+def _missing(manifest: Manifest, folder: Path) -> list[str]:
+    """Returns the files that an earlier process has not fetched into the folder, or that were damaged since."""
+    missing = []
+    for path, record in manifest.files.items():
+        try:
+            verify_file(folder / path, record)
+        except ArtifactError:
+            missing.append(path)
+    return missing

@@ -1,7 +1,6 @@
 """What training draws: the mixture's sequences in an order that holds its ratios all along."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,13 @@ from numpy.typing import NDArray
 from streaming import Stream, StreamingDataset
 from streaming.base.format import reader_from_json
 from streaming.base.format.base.reader import Reader
-from streaming.base.util import retry
+from streaming.base.hashing import get_hash
 
+from turbosparse.artifacts.place import Place
 from turbosparse.data.layout import INDEX_NAME, MIXTURE_NAME, ORDER_NAME, SHARD_HASH, TOKENS
 from turbosparse.data.mixture import spread
-from turbosparse.errors import DataError
+from turbosparse.data.shard_index import read_shards
+from turbosparse.errors import ArtifactError, DataError
 
 
 class IndexedStream(Stream):
@@ -40,27 +41,33 @@ class IndexedStream(Stream):
 
     def get_shards(self, world: Any, allow_unsafe_types: bool) -> list[Reader]:  # noqa: ARG002 - streaming's form
         """Returns a reader for each shard of the index, in its order."""
-        shards = json.loads(self._index.read_text(encoding="utf-8"))["shards"]
+        shards = read_shards(self._index)
+        self._hashes = {shard["raw_data"]["basename"]: shard["raw_data"]["hashes"] for shard in shards}
         readers = [reader_from_json(self.local, self.split, shard) for shard in shards]
         for reader in readers:
             reader.validate(allow_unsafe_types)
         return readers
 
     def _download_file(self, from_basename: str, to_basename: str | None = None) -> str:
-        """Fetches a shard at its first use; it becomes visible only when it is whole."""
+        """Fetches a shard at its first use; it becomes visible only when it is whole and the right one.
+
+        streaming looks at a shard's hash once, after its download: a wrong one that were left there would be
+        taken for right by whoever comes next.
+        """
         assert to_basename is None, "streaming renames only an index, which is here already"
         target = Path(self.local) / from_basename
         if self._origin is None:
             raise DataError("shard", str(target), "a file", "check the corpus with turbosparse verify")
-        target.parent.mkdir(parents=True, exist_ok=True)
         # fsspec's cached connections don't survive the loader's fork: each process has its own.
-        filesystem, root = fsspec.core.url_to_fs(self._origin, skip_instance_cache=True)
-        partial = target.with_suffix(f".{os.getpid()}")
-        retry(num_attempts=self.download_retry)(
-            lambda: filesystem.get_file(f"{root}/{from_basename}", str(partial))
-        )()
-        partial.replace(target)
+        origin = Place(*fsspec.core.url_to_fs(self._origin, skip_instance_cache=True))
+        origin.download([from_basename], Path(self.local), self._verify)
         return str(target)
+
+    def _verify(self, basename: str, shard: Path) -> None:
+        found, expected = get_hash(SHARD_HASH, shard.read_bytes()), self._hashes[basename][SHARD_HASH]
+        if found != expected:
+            remedy = "check the corpus with turbosparse verify"
+            raise ArtifactError(f"shard {basename}", f"{SHARD_HASH} {found}", expected, remedy)
 
     def get_index_size(self) -> int:
         """Returns the index's size in bytes, which streaming adds up for its cache limit."""
