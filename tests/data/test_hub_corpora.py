@@ -241,7 +241,7 @@ def hub_server(tmp_path) -> Iterator[str]:
 
 def test_a_hub_is_listed_and_read_over_its_protocol(hub_server, tmp_path):
     script = """
-import json, pickle
+import json, pickle, sys
 from turbosparse.data.hub_corpora import HubCorpora
 from turbosparse.data.sources import SOURCES, HubFiles
 from dataclasses import replace
@@ -249,7 +249,7 @@ from dataclasses import replace
 hubs = {
     "pile-arxiv": HubFiles("owner/lines", "json", ("train/*.jsonl.zst",)),
     "open-web-math": HubFiles("owner/tables", "parquet", ("data/*.parquet",), text_field="content"),
-    "redpajama-wiki": HubFiles("owner/listed", "json", ("urls/wikipedia.txt",), url_list=True),
+    "redpajama-wiki": HubFiles("owner/listed", "json", ("urls/wikipedia.txt",), url_origins=(sys.argv[1],)),
 }
 SOURCES.update({name: replace(SOURCES[name], hub=hub) for name, hub in hubs.items()})
 corpora = HubCorpora()
@@ -257,9 +257,14 @@ files = {name: pickle.loads(pickle.dumps(corpora.files(name))) for name in hubs}
 print(json.dumps({name: [text for file in files[name] for text in file.read(1000)] for name in hubs}))
 """
     environment = {**os.environ, "HF_ENDPOINT": hub_server, "HF_HOME": str(tmp_path / "home")}
+    environment |= {"TURBOSPARSE_ALLOWED_URIS": f"hf://datasets {hub_server}"}
     environment.pop("HF_HUB_OFFLINE")
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, check=True, capture_output=True, text=True
+        [sys.executable, "-c", script, hub_server],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     read = json.loads(done.stdout)
     assert sorted(read.pop("pile-arxiv")) == ["line 0", "line 1"]

@@ -31,7 +31,7 @@ def test_hub_files_are_in_a_form_that_can_be_read():
     for hub in [*hubs, *(one.hub for one in SFT_SETS.values())]:
         assert hub.dataset.count("/") == 1
         assert bool(hub.filter_field) == bool(hub.filter_values)
-        if not hub.url_list:
+        if not hub.url_origins:
             is_parquet = {format_of(glob) == ".parquet" for glob in hub.data_files}
             assert is_parquet == {hub.builder == "parquet"}
             assert all(format_of(glob) for glob in hub.data_files)

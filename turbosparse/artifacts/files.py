@@ -51,8 +51,8 @@ def check_inside(folder: Path, path: str) -> None:
         ArtifactError: It does.
     """
     if not (folder / path).resolve().is_relative_to(folder.resolve()):
-        expected, remedy = "a file, not a link to elsewhere", "delete the artifact's folder: it was tampered with"
-        raise ArtifactError(str(folder / path), "a link out of its folder", expected, remedy)
+        remedy = "delete the artifact's folder: somebody has tampered with it"
+        raise ArtifactError(str(folder / path), "a link out of its folder", "a file", remedy)
 
 
 def copy_own_file(source: Path, name: str, target: Path) -> None:
@@ -64,7 +64,7 @@ def copy_own_file(source: Path, name: str, target: Path) -> None:
         ArtifactError: The link leads out of the folder: what it leads to would travel with the copy.
     """
     actual, home = (source / name).resolve(), source.resolve()
-    if not any(actual.is_relative_to(place) for place in (home, home.parents[1] / "blobs")):
+    if not any(actual.is_relative_to(place) for place in (home, home.parent.parent / "blobs")):
         expected, remedy = "a file of that folder itself", "put the file there in the link's place"
         raise ArtifactError(str(source / name), f"a link to {actual}", expected, remedy)
     shutil.copyfile(actual, target / name)

@@ -7,6 +7,7 @@ import typer
 
 from turbosparse.cli import artifacts, bench, models, pipeline, plan, predictors, reproduce
 from turbosparse.errors import TurboSparseError
+from turbosparse.masking import hide_secrets
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 for module in (pipeline, plan, models, predictors, artifacts, bench, reproduce):
@@ -16,6 +17,7 @@ for module in (pipeline, plan, models, predictors, artifacts, bench, reproduce):
 def main() -> None:
     """Runs the command line: 0 done, 2 bad input (nothing written), 1 anything else."""
     _quieten_libraries()
+    hide_secrets()
     try:
         app()
     except TurboSparseError as error:

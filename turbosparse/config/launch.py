@@ -6,6 +6,8 @@ from annotated_types import Gt, Le
 from pydantic import Field, field_validator
 
 from turbosparse.config.base import Config
+from turbosparse.config.uri import Address
+from turbosparse.masking import holds_secret, names_secret
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 """A Kubernetes object's name."""
@@ -47,7 +49,7 @@ class JobSetConfig(Config):
 
     namespace: Name
     """Where the JobSet is made."""
-    api_url: str | None = None
+    api_url: Address | None = None
     """Kubernetes API, such as http://127.0.0.1:8001 of `kubectl proxy`; none: the cluster this runs in,
     as the pod's service account."""
     image: Annotated[str, Field(min_length=1)]
@@ -80,6 +82,8 @@ class JobSetConfig(Config):
     """Labels that a node must have."""
     tolerations: tuple[TolerationConfig, ...] = ()
     """Taints that are tolerated."""
+    allow_root: bool = False
+    """Lets the image run as root; otherwise a pod whose image says root does not start."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """Restarts after a crash. Evictions and preemptions don't count: training resumes by itself."""
     ttl_seconds: Annotated[int, Gt(0)] = 86_400
@@ -90,7 +94,7 @@ class JobSetConfig(Config):
     @field_validator("environment")
     @classmethod
     def _holds_no_secret(cls, environment: dict[str, str]) -> dict[str, str]:
-        for name in environment:
-            if any(word in name.upper() for word in ("SECRET", "TOKEN", "PASSWORD", "API_KEY")):
+        for name, value in environment.items():
+            if names_secret(name) or holds_secret(value):
                 raise ValueError(f"{name} looks like a secret: put it in a Secret and name that in `secrets`")
         return environment

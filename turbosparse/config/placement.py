@@ -5,26 +5,33 @@ from typing import Annotated, Literal
 from annotated_types import Gt, Le
 from pydantic import Field
 
+from turbosparse.config.access import AccessConfig
 from turbosparse.config.base import Config
 from turbosparse.config.hardware import TrainingPlacement
 from turbosparse.config.launch import JobSetConfig, SupervisionConfig
+from turbosparse.config.uri import Address, Uri
 
 
 class Placement(Config):
     """Paths, ranks and cadence: the same run elsewhere gives the same identities."""
 
-    root: str = "./runs"
+    root: Uri = "./runs"
     """Artifact root: a folder, or an fsspec URI such as s3://bucket/prefix."""
-    source: str | None = None
+    access: AccessConfig = AccessConfig()
+    """Where object storage answers, and which Prefect blocks hold credentials."""
+    cache_gib: Annotated[float, Gt(0)] | None = None
+    """Space on this machine for what is fetched from an object store, least recently used first to go;
+    none: TURBOSPARSE_CACHE_GIB, else 100."""
+    source: Uri | None = None
     """Hugging Face folder of the SwiGLU model to convert (for `convert.source: folder`)."""
-    corpora: str | None = None
+    corpora: Uri | None = None
     """Folder or fsspec URI of JSONL (plain, gzip, zstd) or Parquet files (for `data.corpora: folder`)."""
-    evaluation_data: str | None = None
+    evaluation_data: Uri | None = None
     """Folder of evaluation sets in the hub's own fields: what the corpora are decontaminated
     against."""
-    tokenizer: str | None = None
+    tokenizer: Uri | None = None
     """Hugging Face tokenizer folder; none: the source model's, else one is trained."""
-    instructions: str | None = None
+    instructions: Uri | None = None
     """JSONL file or folder of instruction rows; none: what `finetune.instructions` says."""
     num_ranks: Annotated[int, Gt(0)] = 1
     """Training processes on each node (one per GPU where there are GPUs)."""
@@ -46,7 +53,7 @@ class Placement(Config):
     """Groups of documents that are prepared at the same time."""
     workers: Literal["threads", "processes", "dask"] = "processes"
     """What prepares them where there is more than one: threads, processes, or a Dask cluster."""
-    dask_scheduler: str | None = None
+    dask_scheduler: Address | None = None
     """Address of a running Dask scheduler; none: a cluster on this machine."""
     training: TrainingPlacement = TrainingPlacement()
     """How training uses the hardware, and what is looked at meanwhile."""

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from turbosparse.config.base import Config
 from turbosparse.config.pipeline import PipelineConfig
 from turbosparse.errors import ConfigError
+from turbosparse.masking import HIDDEN, names_secret
 
 PresetName = Literal["tiny", "tiny-moe", "300m", "mistral-7b", "mixtral-8x7b"]
 PRESET_NAMES: tuple[str, ...] = get_args(PresetName)
@@ -109,7 +110,10 @@ def _parse_assignment(assignment: str) -> Tree:
 
 
 def _parse_scalar(text: str) -> Any:
-    value = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError("--set", text, "a plain YAML value", f"write it otherwise ({error})") from error
     # YAML 1.1 reads 1e-4 as text: a number without a dot is meant as one all the same.
     if isinstance(value, str):
         try:
@@ -135,12 +139,13 @@ def _as_config_error(error: ValidationError, model: type[Config], source: str) -
     remedy = f"mend it in {source} or give --set {field}=…"
     raised = first.get("ctx", {}).get("error")
     if isinstance(raised, ConfigError):
-        inner = ".".join([*map(str, first["loc"]), raised.field])
+        inner = ".".join(filter(None, [*map(str, first["loc"]), raised.field]))
         return ConfigError(inner, raised.value, raised.expected, raised.remedy)
+    value = HIDDEN if names_secret(field) else first.get("input")
     if first["type"] == "extra_forbidden":
         known = _fields_at(model, first["loc"][:-1])
-        return ConfigError(field, first["input"], f"a known field: {', '.join(known)}", "check the name")
-    return ConfigError(field, first.get("input"), first["msg"], remedy)
+        return ConfigError(field, value, f"a known field: {', '.join(known)}", "check the name")
+    return ConfigError(field, value, first["msg"], remedy)
 
 
 def _fields_at(model: type[Config], path: tuple[int | str, ...]) -> list[str]:

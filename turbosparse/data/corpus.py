@@ -27,6 +27,7 @@ from turbosparse.data.layout import (
 )
 from turbosparse.data.mixture import fit_epoch, interleave
 from turbosparse.data.selection import Selection, read_rows, select_documents
+from turbosparse.data.shard_index import read_shards
 from turbosparse.data.sources import SOURCES, source_named
 from turbosparse.data.tokenize import GivenTokenizer, make_tokenizer, tokenize_documents
 from turbosparse.errors import DataError
@@ -156,9 +157,8 @@ def merge_index(store: Store, tokens: Iterable[Manifest]) -> list[dict[str, Any]
     """Returns the shards of all groups, in the groups' order, with paths relative to `<root>/tokens`."""
     shards = []
     for manifest in tokens:
-        index = json.loads(store.file(manifest, f"{SHARDS_NAME}/{INDEX_NAME}").read_text(encoding="utf-8"))
         place = f"{manifest.identity}/{manifest.attempt}/{SHARDS_NAME}"
-        for shard in index["shards"]:
+        for shard in read_shards(store.file(manifest, f"{SHARDS_NAME}/{INDEX_NAME}")):
             shard["raw_data"]["basename"] = f"{place}/{shard['raw_data']['basename']}"
             shards.append(shard)
     return shards

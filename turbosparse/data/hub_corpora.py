@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
+from urllib.parse import urlsplit
 
 from turbosparse.data.documents import digest_of
 from turbosparse.data.hub_files import HubFile
@@ -73,6 +74,8 @@ class PinnedHub:
             commit = self.commit(hub)
             try:
                 found = _list_uris(hub, commit)
+            except DataError:
+                raise
             except Exception as error:  # as above
                 raise self._unreadable(hub, "one that can be listed") from error
             if not found:
@@ -236,15 +239,26 @@ def _look_up_commit(hub: HubFiles) -> str | None:
 def _list_uris(hub: HubFiles, commit: str) -> list[str]:
     from huggingface_hub import HfFileSystem, hf_hub_download  # noqa: PLC0415
 
-    if hub.url_list:
+    if hub.url_origins:
         lists = [
             hf_hub_download(hub.dataset, name, repo_type="dataset", revision=commit)
             for name in hub.data_files
         ]
-        return [url for path in lists for url in Path(path).read_text(encoding="utf-8").split()]
+        listed = [url for path in lists for url in Path(path).read_text(encoding="utf-8").split()]
+        return [_checked_url(url, hub) for url in listed]
     root = f"datasets/{hub.dataset}@{commit}"
     found = [path for glob in hub.data_files for path in HfFileSystem().glob(f"{root}/{glob}")]
     return [f"hf://{path}" for path in found]
+
+
+def _checked_url(url: str, hub: HubFiles) -> str:
+    """Returns a listed URL if it leads where the registry says: whoever edits the list picks no server."""
+    parts = urlsplit(url)
+    if f"{parts.scheme}://{parts.netloc}" not in hub.url_origins:
+        expected = f"URLs of {' or '.join(hub.url_origins)}"
+        remedy = f"the data set has changed: {_FOLDER_REMEDY.removeprefix('or ')}"
+        raise DataError(f"{hub.dataset}: {', '.join(hub.data_files)}", url, expected, remedy)
+    return url
 
 
 def _shuffled(uri: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from turbosparse.config.uri import check_uri
 from turbosparse.data.reading import format_of
 from turbosparse.errors import DataError
 
@@ -31,7 +32,10 @@ class Folder:
 
         Raises:
             DataError: there is no such folder, or nobody to ask for it.
+            ConfigError: the URI may not be opened.
         """
+        if "://" in uri:
+            check_uri(uri, "corpora")
         try:
             self._file_system, self._root = url_to_fs(uri)
             # Another part of this process may have listed the folder before files were added.

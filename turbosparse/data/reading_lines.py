@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from fsspec.core import url_to_fs
 
+from turbosparse.config.uri import check_uri
 from turbosparse.errors import DataError
 
 CHUNK_BYTES = 1 << 20
@@ -49,7 +50,10 @@ def open_watched(uri: str) -> Iterator[WatchedFile]:
 
     Raises:
         DataError: there is no such file, or it may not be read.
+        ConfigError: the URI may not be opened.
     """
+    if "://" in uri:
+        check_uri(uri, "uri")
     file_system, path = url_to_fs(uri)
     try:
         file = file_system.open(path, "rb")

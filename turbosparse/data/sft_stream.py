@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from streaming import StreamingDataset
 
+from turbosparse.data.shard_index import read_shards
 from turbosparse.errors import DataError
 
 
@@ -31,11 +32,12 @@ def open_instructions(folder: Path, device_batch_size: int) -> InstructionDatase
         device_batch_size: sequences per step of one rank.
 
     Raises:
-        DataError: the folder holds no shards.
+        DataError: the folder holds no shards, or such that can't be trusted.
     """
     shards = folder / "shards"
     if not (shards / "index.json").is_file():
         raise DataError("instructions", str(folder), "a folder with shards/index.json", "run finetune again")
+    read_shards(shards / "index.json")
     return InstructionDataset(
         local=str(shards), shuffle=False, num_canonical_nodes=1, batch_size=device_batch_size
     )

@@ -31,7 +31,7 @@ class HubFiles:
     builder: Literal["json", "parquet"]
     """JSON lines, compressed or not, or Parquet."""
     data_files: tuple[str, ...]
-    """Globs under the data set's root; with `url_list`, the text files that list the URLs."""
+    """Globs under the data set's root; with `url_origins`, the text files that list the URLs."""
     text_field: str = "text"
     """Column that holds the document; instruction sets name their own."""
     configuration: str | None = None
@@ -41,7 +41,8 @@ class HubFiles:
     filter_field: str | None = None
     """Dotted path of a column that decides whether a row belongs to the source."""
     filter_values: tuple[str, ...] = ()
-    url_list: bool = False
+    url_origins: tuple[str, ...] = ()
+    """Servers (`https://host`) of files that the data set only lists; empty: its files are its own."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ _WIKIPEDIA = HubFiles(
     "json",
     ("urls/wikipedia.txt",),
     configuration="wikipedia",
-    url_list=True,
+    url_origins=("https://data.together.xyz",),
 )
 _OPEN_WEB_TEXT = HubFiles(
     "Skylion007/openwebtext",

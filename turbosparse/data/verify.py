@@ -15,6 +15,7 @@ from streaming.base.format import reader_from_json
 from turbosparse.artifacts import Manifest, Store
 from turbosparse.data.corpus import merge_index
 from turbosparse.data.layout import INDEX_NAME, MIXTURE_NAME, SHARDS_NAME, TOKENIZER_NAME, TOKENS
+from turbosparse.data.shard_index import read_shards
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.errors import DataError
 
@@ -96,7 +97,7 @@ def _check_index(index: dict[str, Any], expected: list[dict[str, Any]]) -> None:
 def _sequences(store: Store, group: Manifest) -> Iterator[NDArray[Any]]:
     """Yields a group's sequences; its files are compared with their digests first."""
     folder = store.fetch(group) / SHARDS_NAME
-    for shard in json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))["shards"]:
+    for shard in read_shards(folder / INDEX_NAME):
         reader = reader_from_json(str(folder), None, shard)
         for number in range(shard["samples"]):
             yield reader[number][TOKENS]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import get_relative_import_files
 
+from turbosparse.artifacts.files import copy_own_file
 from turbosparse.data.chat_templates import TURN_END
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.errors import ArtifactError
@@ -109,7 +110,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+            copy_own_file(source, name, target)
 
 
 def reload_exported(folder: Path) -> PreTrainedModel:

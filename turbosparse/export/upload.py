@@ -1,6 +1,7 @@
 """An exported folder on the Hugging Face hub or on object storage."""
 
 import os
+import re
 from pathlib import Path
 
 from fsspec import AbstractFileSystem
@@ -9,10 +10,12 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from turbosparse.artifacts.endpoint import open_filesystem
+from turbosparse.config.uri import check_uri
 from turbosparse.errors import ArtifactError, ConfigError, TurboSparseError
 
 HUB = "hf://"
 TOKEN = "HF_TOKEN"  # noqa: S105 - the variable's name
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 READ_FIRST = ("model.safetensors.index.json", "config.json")
 """What a reader looks for first is uploaded last, so that an interrupted upload is no model."""
 
@@ -24,6 +27,7 @@ def check_destination(uri: str) -> None:
         ConfigError: It is not a URI, or a token is missing.
         ArtifactError: There is something already, or the destination can't be reached.
     """
+    check_uri(uri, "--upload")
     if uri.startswith(HUB):
         _hub(uri)
         return
@@ -85,7 +89,7 @@ def _upload_to_hub(folder: Path, uri: str) -> None:
 
 def _hub(uri: str) -> tuple[HfApi, str]:
     repository = uri.removeprefix(HUB).strip("/")
-    if repository.count("/") != 1:
+    if not _REPOSITORY.fullmatch(repository) or ".." in repository:
         raise ConfigError("--upload", uri, "hf://OWNER/NAME", "name one repository of the hub")
     token = os.environ.get(TOKEN)
     if not token:

@@ -1,13 +1,13 @@
 """Model folders written from other model folders, with as little memory for 90 GB as for 90 MB."""
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from turbosparse.artifacts.files import copy_own_file
 from turbosparse.errors import ArtifactError, ModelError
 from turbosparse.model.configuration import TurboSparseMixtralConfig
 from turbosparse.model.folder import check_model_folder, open_folder
@@ -69,7 +69,7 @@ def write_folder(
         write_shards(tensors, folder, shard_bytes)
         (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         if (source / "generation_config.json").is_file():
-            shutil.copyfile(source / "generation_config.json", folder / "generation_config.json")
+            copy_own_file(source, "generation_config.json", folder)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import turbosparse.errors
 from turbosparse.errors import TrainingError, TrainingPreempted
+from turbosparse.masking import mask
 from turbosparse.train.launch.protocol import Event, Failure, Refusal, Silence, parse
 
 NUM_LINES_KEPT = 60
@@ -27,7 +28,7 @@ class Transcript:
         """Takes one line."""
         event = parse(line)
         if event is None:
-            self._keep(line.rstrip())
+            self._keep(mask(line.rstrip()))
         elif event.name in ("refusal", "silence", "failure"):
             # The first one is the cause; the others follow from it.
             self._endings.setdefault(event.name, event)
