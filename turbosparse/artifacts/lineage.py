@@ -1,0 +1,42 @@
+"""Committed artifacts as specifications again, so that others can be made from them."""
+
+from turbosparse.artifacts.manifest import ArtifactSpec
+from turbosparse.artifacts.store import Store
+from turbosparse.errors import ArtifactError
+
+
+def spec_of(store: Store, name: str) -> ArtifactSpec:
+    """Returns the specification that a committed artifact was made from, its ancestors' included.
+
+    Args:
+        store: where it lies.
+        name: its `kind/identity`.
+
+    Raises:
+        ArtifactError: It or an ancestor is gone, or a manifest is not the one that was committed.
+    """
+    return _spec_of(store, name, {})
+
+
+def _spec_of(store: Store, name: str, known: dict[str, ArtifactSpec]) -> ArtifactSpec:
+    if name in known:
+        return known[name]
+    manifest = store.load(name).manifest
+    parents = {role: _spec_of(store, parent, known) for role, parent in manifest.parents.items()}
+    spec = ArtifactSpec(manifest.kind, manifest.version, manifest.config, parents, manifest.inputs)
+    if spec.name != name:
+        expected = f"a manifest whose content has the identity of {name}"
+        raise ArtifactError(name, spec.name, expected, "restore it from a backup of the root")
+    known[name] = spec
+    return spec
+
+
+def ancestor(spec: ArtifactSpec, kind: str) -> ArtifactSpec | None:
+    """Returns the nearest ancestor of a kind, parents before theirs; None where there is none."""
+    generation = list(spec.parents.values())
+    while generation:
+        for parent in generation:
+            if parent.kind == kind:
+                return parent
+        generation = [elder for parent in generation for elder in parent.parents.values()]
+    return None
