@@ -1,25 +1,24 @@
 """SwiGLU becomes dReLU."""
 
-from typing import Any
-
 from prefect import flow
 
+from flows.parameters import DRY_RUN, OVERRIDES, PLACEMENT, PRESET, run_name
 from tasks.reports import publish
+from tasks.request import open_request
 from tasks.stage import StageResult
 from tasks.training import convert_to_drelu, train_base
-from turbosparse.config import Placement, PresetName
-from turbosparse.stages import open_run
+from turbosparse.config import Overrides, Placement, PresetName
 
 
-@flow(name="convert", flow_run_name="convert-{preset}")
+@flow(name="convert", flow_run_name=run_name)
 def convert(
-    preset: PresetName = "300m",
-    overrides: dict[str, Any] | None = None,
-    dry_run: bool = False,
-    placement: Placement | None = None,
+    preset: PresetName = PRESET,
+    overrides: Overrides | None = OVERRIDES,
+    dry_run: bool = DRY_RUN,
+    placement: Placement | None = PLACEMENT,
 ) -> StageResult:
     """Takes a SwiGLU model, training a base first where the preset says so, and makes it dReLU."""
-    run = open_run(preset, overrides, dry_run, placement)
+    run = open_request(preset, overrides, dry_run, placement)
     if run.config.convert.source == "base":
         train_base(run)
     result = convert_to_drelu(run)

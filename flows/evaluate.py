@@ -1,25 +1,24 @@
 """Evaluation."""
 
-from typing import Any
-
 from prefect import flow
 
+from flows.parameters import DRY_RUN, OVERRIDES, PLACEMENT, PRESET, run_name
 from tasks.evaluation import evaluate as evaluate_model
 from tasks.reports import publish
+from tasks.request import open_request
 from tasks.stage import StageResult
-from turbosparse.config import Placement, PresetName
-from turbosparse.stages import open_run
+from turbosparse.config import Overrides, Placement, PresetName
 
 
-@flow(name="evaluate", flow_run_name="evaluate-{preset}")
+@flow(name="evaluate", flow_run_name=run_name)
 def evaluate(
-    preset: PresetName = "300m",
-    overrides: dict[str, Any] | None = None,
-    dry_run: bool = False,
-    placement: Placement | None = None,
+    preset: PresetName = PRESET,
+    overrides: Overrides | None = OVERRIDES,
+    dry_run: bool = DRY_RUN,
+    placement: Placement | None = PLACEMENT,
 ) -> StageResult:
     """Measures the tuned model: tasks, sparsity by layer, activated parameters (Section 6)."""
-    run = open_run(preset, overrides, dry_run, placement)
+    run = open_request(preset, overrides, dry_run, placement)
     result = evaluate_model(run)
     publish(result)
     return result

@@ -1,25 +1,24 @@
 """Export."""
 
-from typing import Any
-
 from prefect import flow
 
+from flows.parameters import DRY_RUN, OVERRIDES, PLACEMENT, PRESET, run_name
 from tasks.export import export as export_model
 from tasks.reports import publish
+from tasks.request import open_request
 from tasks.stage import StageResult
-from turbosparse.config import Placement, PresetName
-from turbosparse.stages import open_run
+from turbosparse.config import Overrides, Placement, PresetName
 
 
-@flow(name="export", flow_run_name="export-{preset}")
+@flow(name="export", flow_run_name=run_name)
 def export(
-    preset: PresetName = "300m",
-    overrides: dict[str, Any] | None = None,
-    dry_run: bool = False,
-    placement: Placement | None = None,
+    preset: PresetName = PRESET,
+    overrides: Overrides | None = OVERRIDES,
+    dry_run: bool = DRY_RUN,
+    placement: Placement | None = PLACEMENT,
 ) -> StageResult:
     """Writes the tuned model for other engines and times its decoding (Section 7)."""
-    run = open_run(preset, overrides, dry_run, placement)
+    run = open_request(preset, overrides, dry_run, placement)
     result = export_model(run)
     publish(result)
     return result

@@ -1,26 +1,25 @@
 """Instruction tuning with predictors."""
 
-from typing import Any
-
 from prefect import flow
 
+from flows.parameters import DRY_RUN, OVERRIDES, PLACEMENT, PRESET, run_name
 from tasks.data import build_conversations
 from tasks.reports import publish
+from tasks.request import open_request
 from tasks.stage import StageResult
 from tasks.training import finetune as finetune_model
-from turbosparse.config import Placement, PresetName
-from turbosparse.stages import open_run
+from turbosparse.config import Overrides, Placement, PresetName
 
 
-@flow(name="finetune", flow_run_name="finetune-{preset}")
+@flow(name="finetune", flow_run_name=run_name)
 def finetune(
-    preset: PresetName = "300m",
-    overrides: dict[str, Any] | None = None,
-    dry_run: bool = False,
-    placement: Placement | None = None,
+    preset: PresetName = PRESET,
+    overrides: Overrides | None = OVERRIDES,
+    dry_run: bool = DRY_RUN,
+    placement: Placement | None = PLACEMENT,
 ) -> StageResult:
     """Tunes on conversations and trains one activation predictor per FFN beside it (Section 7)."""
-    run = open_run(preset, overrides, dry_run, placement)
+    run = open_request(preset, overrides, dry_run, placement)
     build_conversations(run)
     result = finetune_model(run)
     publish(result)

@@ -1,26 +1,25 @@
 """The whole method, from corpus to export."""
 
-from typing import Any
-
 from prefect import flow
 
 from flows.convert import convert
 from flows.evaluate import evaluate
 from flows.export import export
 from flows.finetune import finetune
+from flows.parameters import DRY_RUN, OVERRIDES, PLACEMENT, PRESET, run_name
 from flows.prepare import prepare
 from flows.pretrain import pretrain
 from tasks.reports import publish_pipeline
 from tasks.stage import StageResult
-from turbosparse.config import Placement, PresetName
+from turbosparse.config import Overrides, Placement, PresetName
 
 
-@flow(name="pipeline", flow_run_name="pipeline-{preset}")
+@flow(name="pipeline", flow_run_name=run_name)
 def pipeline(
-    preset: PresetName = "300m",
-    overrides: dict[str, Any] | None = None,
-    dry_run: bool = False,
-    placement: Placement | None = None,
+    preset: PresetName = PRESET,
+    overrides: Overrides | None = OVERRIDES,
+    dry_run: bool = DRY_RUN,
+    placement: Placement | None = PLACEMENT,
 ) -> dict[str, StageResult]:
     """Corpus → dReLU → recovery → instruction tuning with predictors → evaluation → export."""
     method = (prepare, convert, pretrain, finetune, evaluate, export)

@@ -1,4 +1,4 @@
-"""Tasks that make data."""
+"""Tasks that make data. A large corpus takes days: it has no time limit, and is built of groups that stay."""
 
 from tasks.stage import stage_task
 

@@ -2,5 +2,5 @@
 
 from tasks.stage import stage_task
 
-export = stage_task("export", retries=1)
+export = stage_task("export", retries=1, timeout_seconds=24 * 3600)
 """The tuned model → a Hugging Face folder, checked and timed."""

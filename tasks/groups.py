@@ -49,13 +49,15 @@ def group_tasks(placement: Placement) -> Iterator[MapJobs]:
 class _Work:
     """One job. No dataclass: Prefect would look for futures in its fields and rebuild it."""
 
-    def __init__(self, function: Callable[[Any], Any], job: Any) -> None:
+    def __init__(self, function: Callable[[Any], Any], job: Any, name: str) -> None:
         self.function = function
         self.job = job
+        self.name = name
 
 
 @task(
     name="group",
+    task_run_name="group-{work.name}",
     cache_policy=NO_CACHE,
     persist_result=False,
     retries=RETRIES,
@@ -80,7 +82,8 @@ class _GroupTasks:
         """Does the jobs; see `MapJobs`."""
         if self._runner is None:
             self._runner = self.stack.enter_context(_task_runner(self.placement))
-        futures = [self._runner.submit(_do, {"work": _Work(function, job)}) for job in jobs]
+        named = [(job, f"{number}-of-{len(jobs)}") for number, job in enumerate(jobs, start=1)]
+        futures = [self._runner.submit(_do, {"work": _Work(function, *one)}) for one in named]
         for future in as_completed(futures):
             on_done(future.result())
         return [future.result() for future in futures]

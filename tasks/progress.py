@@ -1,20 +1,24 @@
 """Progress where people look: a Prefect progress artifact, the run's log, and a bar in a terminal."""
 
+import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
 from prefect import get_run_logger
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.artifacts import create_link_artifact, create_progress_artifact, update_progress_artifact
 from tqdm import tqdm
 
 from turbosparse.progress import Listener, Progress
 
 ARTIFACT_INTERVAL_SECONDS = 3.0
 LOG_INTERVAL_SECONDS = 15.0
+LINES_PER_WINDOW = 40
+WINDOW_SECONDS = 10.0
+WANDB_RUN = re.compile(r"W&B run (\S+): (https?://\S+)")
 
 
 @contextmanager
@@ -33,6 +37,7 @@ class _Reporter:
     def __init__(self, stage: str) -> None:
         self._stage = stage
         self._logger = get_run_logger()
+        self._output = LogLines(self._logger.info)
         self._artifact: UUID | None = None
         self._artifact_due = self._log_due = 0.0
         self._bar: Any = None
@@ -52,11 +57,14 @@ class _Reporter:
             )
 
     def log(self, line: str) -> None:
-        """Keeps a training process's line of output in the run's log, at debug level."""
-        self._logger.debug(line)
+        """Passes a training process's line of output on, and links the W&B run that it names."""
+        self._output.write(line)
+        if found := WANDB_RUN.search(line):
+            create_link_artifact(link=found[2], link_text=f"W&B run {found[1]}", key=f"{self._stage}-wandb")
 
     def close(self) -> None:
-        """Ends the bar."""
+        """Ends the bar and the log."""
+        self._output.close()
         if self._bar is not None:
             self._bar.close()
 
@@ -79,3 +87,30 @@ class _Reporter:
             {name: f"{value:.4g}" for name, value in progress.values.items()}, refresh=False
         )
         self._bar.update(progress.completed - self._bar.n)
+
+
+class LogLines:
+    """Lines for a log that a server keeps: each at once, but no more than it can bear."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._window_ends = 0.0
+        self._num_written = self._num_left_out = 0
+
+    def write(self, line: str) -> None:
+        """Passes a line on, or counts it where too many came within a few seconds."""
+        now = time.monotonic()
+        if now >= self._window_ends:
+            self.close()
+            self._window_ends, self._num_written = now + WINDOW_SECONDS, 0
+        if self._num_written < LINES_PER_WINDOW:
+            self._num_written += 1
+            self._write(line)
+        else:
+            self._num_left_out += 1
+
+    def close(self) -> None:
+        """Says how many lines were left out since it was last said."""
+        if self._num_left_out:
+            self._write(f"… {self._num_left_out} lines left out")
+            self._num_left_out = 0

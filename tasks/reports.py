@@ -1,23 +1,46 @@
-"""Reports as Prefect artifacts."""
+"""Reports as Prefect artifacts: figures as tables, plots inside the Markdown, so that no link is needed."""
 
+import base64
 from collections.abc import Iterator
 from typing import Any
 
-import fsspec
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from tasks.stage import StageResult
+from turbosparse.artifacts.endpoint import open_filesystem
+
+LARGEST_PLOT_BYTES = 400_000
+"""A larger plot is linked: artifacts lie in the server's database."""
+TIMEOUT_SECONDS = 300.0
 
 
-@task(name="publish report", cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="publish report",
+    task_run_name="publish-{result.stage}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=2,
+    retry_delay_seconds=5,
+    timeout_seconds=TIMEOUT_SECONDS,
+)
 def publish(result: StageResult) -> None:
-    """Publishes a stage's figures and plots as a Markdown artifact."""
+    """Publishes a stage's figures as a table, and its plots and own reports as a Markdown artifact."""
+    rows = [{"metric": name, "value": _shown(value)} for name, value in _scalars(result.metrics)]
+    create_table_artifact(rows, key=f"{result.stage}-metrics", description=result.uri)
     create_markdown_artifact(stage_report(result), key=f"{result.stage}-report", description=result.uri)
 
 
-@task(name="publish pipeline report", cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="publish pipeline report",
+    task_run_name="publish-pipeline",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=2,
+    retry_delay_seconds=5,
+    timeout_seconds=TIMEOUT_SECONDS,
+)
 def publish_pipeline(results: list[StageResult]) -> None:
     """Publishes one Markdown artifact over all stages of a pipeline run."""
     rows = "\n".join(
@@ -30,18 +53,25 @@ def publish_pipeline(results: list[StageResult]) -> None:
 
 
 def stage_report(result: StageResult) -> str:
-    """Returns a stage's scalar metrics as a table, with links to its plots."""
+    """Returns a stage's scalar metrics as a table, its own reports, and its plots."""
     rows = "\n".join(f"| {name} | {_shown(value)} |" for name, value in _scalars(result.metrics))
-    plots = "\n".join(f"- [{uri.rsplit('/', 1)[-1]}]({uri})" for uri in result.plots)
     reused = " (reused)" if result.reused else ""
     table = f"# {result.stage}{reused}\n\n`{result.uri}`\n\n| metric | value |\n| --- | --- |\n{rows}\n"
-    own = "".join(f"\n{_read(uri)}" for uri in result.reports)
-    return table + own + (f"\nPlots:\n\n{plots}\n" if plots else "")
+    own = "".join(f"\n{_read(uri).decode()}" for uri in result.reports)
+    return table + own + "".join(f"\n{_plot(uri)}\n" for uri in result.plots)
 
 
-def _read(uri: str) -> str:
-    with fsspec.open(uri, "rt", encoding="utf-8") as file:
-        return str(file.read())
+def _plot(uri: str) -> str:
+    """Returns a PNG file as Markdown that carries its bytes."""
+    name, content = uri.rpartition("/")[2], _read(uri)
+    if len(content) > LARGEST_PLOT_BYTES:
+        return f"[{name}]({uri})"
+    return f"![{name}](data:image/png;base64,{base64.b64encode(content).decode()})"
+
+
+def _read(uri: str) -> bytes:
+    filesystem, path = open_filesystem(uri)
+    return bytes(filesystem.cat_file(path))
 
 
 def _scalars(metrics: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -19,6 +19,8 @@ from turbosparse.processes import die_with_parent
 
 STARTUP_TIMEOUT_SECONDS = 180.0
 SHUTDOWN_TIMEOUT_SECONDS = 10.0
+HEARTBEAT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
+"""Every run says every 30 seconds that it lives: what infra/automations/zombies.yaml listens to."""
 
 
 @contextmanager
@@ -32,6 +34,8 @@ def prefect_api(home: Path) -> Iterator[Callable[[], None]]:
         RuntimeError: The server did not start; its log lies in `home`.
     """
     if "PREFECT_API_URL" in os.environ:
+        for name, value in HEARTBEAT.items():
+            os.environ.setdefault(name, value)
         yield lambda: None
         return
     home.mkdir(parents=True, exist_ok=True)
@@ -41,7 +45,7 @@ def prefect_api(home: Path) -> Iterator[Callable[[], None]]:
     server = _start(port, log)
     os.environ["PREFECT_API_URL"] = url
     try:
-        yield lambda: _wait_until_healthy(server, url, log)
+        yield lambda: wait_until_healthy(server, url, log)
     finally:
         _send_last_logs()
         os.environ.pop("PREFECT_API_URL", None)
@@ -60,7 +64,12 @@ def _start(port: int, log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _wait_until_healthy(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def wait_until_healthy(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Returns once the API at `url` answers.
+
+    Raises:
+        RuntimeError: The server ended, or did not answer in time.
+    """
     deadline = time.monotonic() + STARTUP_TIMEOUT_SECONDS
     while server.poll() is None and time.monotonic() < deadline:
         try:

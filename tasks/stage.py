@@ -37,17 +37,22 @@ class StageResult(BaseModel):
     """URIs of its Markdown reports."""
 
 
-def stage_task(stage: StageName, retries: int) -> Callable[[Run], StageResult]:
+def stage_task(
+    stage: StageName, retries: int, timeout_seconds: float | None = None
+) -> Callable[[Run], StageResult]:
     """Returns a stage as a task that is called with a run.
 
     Args:
         stage: Which stage.
         retries: Attempts after the first; training resumes from its last checkpoint. Bad input is
             never retried.
+        timeout_seconds: How long an attempt may take; None: as long as it goes on.
     """
 
     @task(
         name=stage,
+        task_run_name=f"{stage}-{{run.preset}}",
+        timeout_seconds=timeout_seconds,
         cache_policy=NO_CACHE,
         persist_result=False,
         retries=retries,

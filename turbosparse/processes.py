@@ -1,11 +1,14 @@
-"""Processes that end with those who started them."""
+"""Processes that end with those who started them.
+
+`python -m turbosparse.processes PARENT COMMAND…` becomes a command that ends with its parent.
+"""
 
 import contextlib
 import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import psutil
 
@@ -28,6 +31,11 @@ def die_with_parent(signal_number: int, parent: int | None = None) -> None:
     # The parent may have died before the kernel was told.
     if os.getppid() != parent:
         os.kill(os.getpid(), signal_number)
+
+
+def bound_to_this(command: Sequence[str]) -> list[str]:
+    """Returns a command line for a program that knows nothing of it, but is killed when this process dies."""
+    return [sys.executable, "-m", "turbosparse.processes", str(os.getpid()), *command]
 
 
 def adopt_orphans() -> None:
@@ -76,3 +84,9 @@ def end_tree(pid: int, patience_seconds: float) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             tree += root.children(recursive=True)
         kill_each(tree)
+
+
+if __name__ == "__main__":
+    die_with_parent(signal.SIGKILL, int(sys.argv[1]))
+    # What was asked of the kernel outlives exec.
+    os.execvp(sys.argv[2], sys.argv[2:])  # noqa: S606 - a list of arguments, no shell

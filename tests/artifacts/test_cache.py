@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from turbosparse.artifacts import cache as cache_module
 from turbosparse.artifacts.cache import LIMIT_VARIABLE, LocalCache
 from turbosparse.errors import ConfigError
 
@@ -25,16 +26,16 @@ def fill(cache: LocalCache, name: str, num_bytes: int, age_seconds: float) -> No
     """Leaves a folder behind as an ended process does."""
     folder = cache.folder(name)
     (folder / "data").write_bytes(bytes(num_bytes))
-    cache._held.pop(name).close()
+    cache_module._HELD.pop(folder).close()
     used_at = time.time() - age_seconds
     os.utime(folder / ".lock", (used_at, used_at))
 
 
 def test_the_least_recently_used_goes_first_and_only_as_much_as_must(tmp_path):
-    cache = LocalCache(tmp_path / "root", limit_bytes=250)
+    cache = LocalCache(tmp_path / "root", limit_bytes=350)
     for name, age in (("a/old", 300), ("a/older", 400), ("b/recent", 100)):
         fill(cache, name, 100, age)
-    cache.folder("a/new")
+    cache.folder("a/new", size_bytes=100)
     assert sorted(path.parent.name for path in tmp_path.rglob(".lock")) == ["new", "old", "recent"]
 
 

@@ -6,25 +6,28 @@ import secrets
 import shutil
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from turbosparse.errors import ConfigError
+from turbosparse.artifacts.files import verify_file
+from turbosparse.artifacts.manifest import Manifest
+from turbosparse.errors import ArtifactError, ConfigError
 
 FOLDER_VARIABLE = "TURBOSPARSE_CACHE"
 LIMIT_VARIABLE = "TURBOSPARSE_CACHE_GIB"
 DEFAULT_LIMIT_GIB = 100.0
 _LOCK = ".lock"
+_HELD: dict[Path, FileIO] = {}
+"""Locks of this process, whichever stores it has opened."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class LocalCache:
     """One folder for each attempt of a remote artifact. What a living process uses is never removed."""
 
     home: Path
     limit_bytes: int
-    _held: dict[str, FileIO] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, root: str, limit_gib: float | None = None) -> "LocalCache":
@@ -43,31 +46,43 @@ class LocalCache:
         prefix = "".join(letter if letter.isalnum() else "-" for letter in root)
         return cls(Path(base) / prefix, round(limit * 1024**3))
 
-    def folder(self, name: str) -> Path:
+    def folder(self, name: str, size_bytes: int = 0) -> Path:
         """Returns the folder of that name, held until this process ends.
 
-        Before a folder is made, those that were used least recently are removed until the rest is
-        within the limit.
+        Before a folder is made, those that were used least recently are removed until it fits.
+
+        Args:
+            name: path of the folder, below the root's own.
+            size_bytes: what is to be put into it.
         """
         folder = self.home / name
-        if name not in self._held:
+        if folder not in _HELD:
             if not folder.exists():
-                self.trim()
-            self._held[name] = _hold(folder)
+                self.trim(size_bytes)
+            _HELD[folder] = _hold(folder)
         return folder
 
-    def trim(self) -> list[Path]:
-        """Removes unused folders until all together are within the limit; returns the removed."""
-        entries = sorted(self.home.parent.glob(f"*/**/{_LOCK}"), key=_last_used)
-        sizes = {lock.parent: _size_bytes(lock.parent) for lock in entries}
-        excess, removed = sum(sizes.values()) - self.limit_bytes, []
+    def trim(self, room_bytes: int = 0) -> list[Path]:
+        """Removes unused folders until there is room within the limit; returns the removed."""
+        locks = sorted(self.home.parent.glob(f"*/**/{_LOCK}"), key=_last_used)
+        sizes = {lock.parent: _size_bytes(lock.parent) for lock in locks}
+        excess, removed = sum(sizes.values()) + room_bytes - self.limit_bytes, []
         for folder, size in sizes.items():
-            if excess <= 0:
-                break
-            if _remove_unless_held(folder):
+            if excess > 0 and _remove_unless_held(folder):
                 excess -= size
                 removed.append(folder)
         return removed
+
+
+def missing_files(manifest: Manifest, folder: Path) -> list[str]:
+    """Returns the files that no process has fetched into the folder yet, or that were damaged since."""
+    missing = []
+    for path, record in manifest.files.items():
+        try:
+            verify_file(folder / path, record)
+        except ArtifactError:
+            missing.append(path)
+    return missing
 
 
 def _limit_of_environment() -> float:

@@ -5,12 +5,12 @@ import sys
 
 import typer
 
-from turbosparse.cli import artifacts, bench, models, pipeline, plan, predictors, reproduce
+from turbosparse.cli import artifacts, bench, models, pipeline, plan, predictors, reproduce, serve
 from turbosparse.errors import TurboSparseError
 from turbosparse.masking import hide_secrets
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for module in (pipeline, plan, models, predictors, artifacts, bench, reproduce):
+for module in (pipeline, serve, plan, models, predictors, artifacts, bench, reproduce):
     app.add_typer(module.app)
 
 

@@ -1,5 +1,6 @@
 """`dry-run` and `run`: the flows. Only here may library code meet Prefect."""
 
+import os
 import time
 from importlib import import_module
 from pathlib import Path
@@ -34,6 +35,7 @@ from turbosparse.cli.common import (
 )
 from turbosparse.config import Placement, read_overrides, validate
 from turbosparse.config.resolve import merge
+from turbosparse.errors import ConfigError
 from turbosparse.stages import open_run, preload, require_parents, stages_of
 
 app = typer.Typer()
@@ -115,6 +117,8 @@ def _run_flow(
     started = time.monotonic()
     from tasks.server import prefect_api  # noqa: PLC0415 - not every command needs Prefect
 
+    if placement.access.names_blocks:
+        _read_blocks(placement)
     # Everything that can be wrong with the request is found here, before Prefect starts.
     request = open_run(preset, overrides, dry, placement)
     stages = stages_of(request, name)
@@ -133,6 +137,15 @@ def _run_flow(
     seconds = round(time.monotonic() - started, 3)
     _print_stages(made)
     finish({"preset": preset, "root": placement.root, "seconds": seconds, "stages": made}, as_json)
+
+
+def _read_blocks(placement: Placement) -> None:
+    if "PREFECT_API_URL" not in os.environ:
+        remedy = "set PREFECT_API_URL, or give credentials by the environment instead"
+        raise ConfigError("placement.access", "names blocks", "a Prefect server that has them", remedy)
+    from tasks.credentials import use_access  # noqa: PLC0415 - not every command needs Prefect
+
+    use_access(placement.access)
 
 
 def _prefect_home(placement: Placement) -> Path:

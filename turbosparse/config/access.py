@@ -33,6 +33,11 @@ class AccessConfig(Config):
     """Name of a Secret block that holds HF_TOKEN, for gated models and data sets of the hub."""
 
     @property
+    def names_blocks(self) -> bool:
+        """Whether a Prefect server must be asked for credentials."""
+        return self.aws_credentials_block is not None or bool(self.secret_blocks)
+
+    @property
     def secret_blocks(self) -> dict[str, str]:
         """Environment variables, and the Secret blocks that hold their values."""
         fields = {
