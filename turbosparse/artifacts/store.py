@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 import turbosparse
 from turbosparse.artifacts.attempts import Workspace, attempt_name, remove_stale_attempts
-from turbosparse.artifacts.cache import LocalCache
+from turbosparse.artifacts.cache import LocalCache, missing_files
 from turbosparse.artifacts.files import check_inside, record_files, verify_file, verify_size
 from turbosparse.artifacts.manifest import ArtifactSpec, Manifest
 from turbosparse.artifacts.place import PATIENCE_SECONDS, Place
@@ -181,7 +181,7 @@ class Store:
             check_inside(self._local_folder(manifest), path)
             verify_file(local, manifest.files[path])
             return local
-        folder = self._cache.folder(f"{manifest.name}/{manifest.attempt}")
+        folder = self._cached_folder(manifest)
         try:
             verify_file(folder / path, manifest.files[path])
         except ArtifactError:
@@ -311,9 +311,13 @@ class Store:
         files = self._files(manifest)
         if files.local is not None:
             return files.local
-        folder = self._cache.folder(f"{manifest.name}/{manifest.attempt}")
-        self._download(manifest, _missing(manifest, folder), folder)
+        folder = self._cached_folder(manifest)
+        self._download(manifest, missing_files(manifest, folder), folder)
         return folder
+
+    def _cached_folder(self, manifest: Manifest) -> Path:
+        size_bytes = sum(record.size_bytes for record in manifest.files.values())
+        return self._cache.folder(f"{manifest.name}/{manifest.attempt}", size_bytes)
 
     def _download(self, manifest: Manifest, paths: Iterable[str], folder: Path) -> None:
         files = self._files(manifest)
@@ -348,14 +352,3 @@ class Store:
         yield depth, role, manifest
         for parent_role, name in sorted(manifest.parents.items()):
             yield from self._lineage(self._read_manifest(name), depth + 1, parent_role)
-
-
-def _missing(manifest: Manifest, folder: Path) -> list[str]:
-    """Returns the files that an earlier process has not fetched into the folder, or that were damaged since."""
-    missing = []
-    for path, record in manifest.files.items():
-        try:
-            verify_file(folder / path, record)
-        except ArtifactError:
-            missing.append(path)
-    return missing

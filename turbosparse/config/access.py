@@ -5,11 +5,10 @@ from typing import Annotated
 from pydantic import Field
 
 from turbosparse.config.base import Config
+from turbosparse.config.uri import Address
 
 BlockName = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=32)]
 """A Prefect block's name. Too short, and of too few letters, for keys that are pasted here by mistake."""
-EndpointUrl = Annotated[str, Field(pattern=r"^https?://[^/@\s]+/?$")]
-"""An address without user, password or path."""
 
 
 class AccessConfig(Config):
@@ -19,7 +18,7 @@ class AccessConfig(Config):
     the machine's role.
     """
 
-    endpoint_url: EndpointUrl | None = None
+    endpoint_url: Address | None = None
     """The object store, such as http://minio:9000 (MinIO, R2, Ceph); none: AWS_ENDPOINT_URL, else Amazon."""
     aws_credentials_block: BlockName | None = None
     """Name of an AWS Credentials block: keys, region, and the endpoint unless endpoint_url says another."""
