@@ -9,8 +9,11 @@ from typing import Any
 from uuid import UUID
 
 import yaml
-from prefect.automations import Automation
 from prefect.blocks.webhook import Webhook
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.events.schemas.automations import AutomationCore
+from prefect.exceptions import ObjectNotFound
+from pydantic import SecretStr
 
 FOLDER = Path(__file__).resolve().parents[1] / "infra" / "automations"
 WEBHOOK_VARIABLE = "TURBOSPARSE_WEBHOOK_URL"
@@ -24,26 +27,27 @@ def install_automations(folder: Path = FOLDER) -> dict[str, bool]:
         the block from an earlier time.
     """
     installed = {}
-    for path in sorted(folder.glob("*.yaml")):
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        blocks = {action["block"] for action in tree["actions"] if "block" in action}
-        known = {name: _webhook_block(name) for name in blocks}
-        installed[tree["name"]] = all(known.values())
-        if installed[tree["name"]]:
-            tree["actions"] = [_with_block(action, known) for action in tree["actions"]]
-            _save(Automation.model_validate(tree))
+    with get_client(sync_client=True) as client:
+        for path in sorted(folder.glob("*.yaml")):
+            tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+            blocks = {action["block"] for action in tree["actions"] if "block" in action}
+            known = {name: _webhook_block(client, name) for name in blocks}
+            installed[tree["name"]] = all(known.values())
+            if installed[tree["name"]]:
+                tree["actions"] = [_with_block(action, known) for action in tree["actions"]]
+                _save(client, AutomationCore.model_validate(tree))
     return installed
 
 
-def _webhook_block(name: str) -> UUID | None:
+def _webhook_block(client: SyncPrefectClient, name: str) -> UUID | None:
     """Returns the block's id, its address brought up to date; None where there is no address."""
     if url := os.environ.get(WEBHOOK_VARIABLE):
-        saved = Webhook(url=url).save(name, overwrite=True)
+        saved = Webhook(url=SecretStr(url)).save(name, overwrite=True)
         assert isinstance(saved, UUID)
         return saved
     try:
-        return Webhook.load(name)._block_document_id
-    except ValueError:
+        return client.read_block_document_by_name(name, "webhook").id
+    except ObjectNotFound:
         return None
 
 
@@ -54,14 +58,12 @@ def _with_block(action: dict[str, Any], known: dict[str, UUID | None]) -> dict[s
     return rest | {"block_document_id": str(known[action["block"]])}
 
 
-def _save(automation: Automation) -> None:
-    try:
-        present = Automation.read(name=automation.name)
-    except ValueError:
-        automation.create()
-        return
-    automation.id = present.id
-    automation.update()
+def _save(client: SyncPrefectClient, automation: AutomationCore) -> None:
+    present = client.read_automations_by_name(automation.name)
+    if present:
+        client.update_automation(present[0].id, automation)
+    else:
+        client.create_automation(automation)
 
 
 if __name__ == "__main__":
