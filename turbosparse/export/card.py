@@ -6,6 +6,7 @@ from typing import Any
 
 from turbosparse.artifacts import Manifest
 from turbosparse.export.check import DecodingSpeed
+from turbosparse.export.licences import licences_section
 from turbosparse.model.configuration import TurboSparseMixtralConfig
 
 LOADING = """```python
@@ -70,6 +71,7 @@ def model_card(
         ("Predictors", ("finetune",), _predictors),
         ("Sparsity", ("evaluate",), _sparsity),
         ("Evaluation", ("evaluate",), _results),
+        ("Licences", ("prepare",), licences_section),
     ]
     for title, needed, write in parts:
         if all(kind in stages for kind in needed):

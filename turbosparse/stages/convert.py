@@ -11,6 +11,7 @@ from turbosparse.errors import ModelError
 from turbosparse.export.huggingface import copy_tokenizer
 from turbosparse.model.convert import convert_model, initial_model
 from turbosparse.model.folder import open_folder, save_model
+from turbosparse.model.licence import model_licence
 from turbosparse.progress import Listener
 from turbosparse.stages.run import Run
 from turbosparse.stages.specs import Specs, require
@@ -35,7 +36,7 @@ def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
         _check_vocabulary(model_config.vocab_size, tokenizer)
         convert_model(folder, target, activation)
     copy_tokenizer(corpus / "tokenizer", target)
-    return {"source": _source_name(run), "activation": activation}
+    return {"source": _source_name(run), "source_licence": _licence(run), "activation": activation}
 
 
 def source_folder(run: Run) -> Path:
@@ -48,6 +49,11 @@ def source_folder(run: Run) -> Path:
 
 def _source_name(run: Run) -> str:
     return Path(run.placement.source).name if run.placement.source else run.config.convert.source
+
+
+def _licence(run: Run) -> str:
+    source = run.placement.source
+    return model_licence(Path(source)) if source else "that of the corpus: it was trained here"
 
 
 def _check_vocabulary(vocab_size: int, tokenizer: PreTrainedTokenizerBase) -> None:
