@@ -1,0 +1,181 @@
+"""Commands to be killed: each process of theirs carries a mark by which it is found, even as an orphan."""
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from turbosparse.artifacts import Store
+
+TURBOSPARSE = str(Path(sys.executable).with_name("turbosparse"))
+MARK = "TURBOSPARSE_TEST_MARK"
+SHARED_MEMORY = Path("/dev/shm")
+SECONDS_TO_HAPPEN = 300.0
+SECONDS_TO_END = 400.0
+SECONDS_TO_BE_GONE = 60.0
+SECONDS_BETWEEN_LOOKS = 0.003
+VICTIMS = {"agent": "turbosparse.train.launch.agent", "rank": "turbosparse.train.launch.rank"}
+
+
+class EndedTooSoon(AssertionError):
+    """The command was done before the moment to kill it came."""
+
+
+@dataclass
+class Bench:
+    """A root, a folder for temporary files, and the commands that work there one after the other."""
+
+    folder: Path
+    mark: str = field(default_factory=lambda: secrets.token_hex(8))
+    process: subprocess.Popen[bytes] | None = None
+    _earlier: set[str] = field(default_factory=lambda: _segments())
+
+    def __post_init__(self) -> None:
+        self.temporary.mkdir(parents=True)
+
+    @property
+    def root(self) -> Path:
+        """The artifact root."""
+        return self.folder / "runs"
+
+    @property
+    def temporary(self) -> Path:
+        """The commands' TMPDIR."""
+        return self.folder / "tmp"
+
+    @property
+    def log(self) -> Path:
+        """What all commands said."""
+        return self.folder / "log"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a command is under way."""
+        return self.process is not None and self.process.poll() is None
+
+    def start(self, *words: str) -> None:
+        """Starts a command."""
+        environment = os.environ | {MARK: self.mark, "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1"}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [TURBOSPARSE, *words], env=environment, stdout=log, stderr=log, cwd=self.folder
+            )
+
+    def wait_for(self, happens: Callable[[], bool]) -> None:
+        """Waits until something happens while the command runs.
+
+        Raises:
+            EndedTooSoon: The command ended before.
+        """
+        deadline = time.monotonic() + SECONDS_TO_HAPPEN
+        while not happens():
+            if not self.is_running:
+                raise EndedTooSoon(f"status {self.process.returncode}: {self.said()}")
+            assert time.monotonic() < deadline, f"it never happened: {self.said()}"
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def kill(self, victim: str) -> None:
+        """Kills the command itself, or the first of its processes of a kind."""
+        if victim == "command":
+            self.process.kill()
+            self.process.wait()
+            return
+        found = [one for one in marked(self.mark) if VICTIMS[victim] in " ".join(_words(one))]
+        assert found, f"no {victim} is running: {self.said()}"
+        found[0].send_signal(signal.SIGKILL)
+
+    def finish(self) -> int:
+        """Returns the command's exit status once it has ended."""
+        return self.process.wait(SECONDS_TO_END)
+
+    def said(self) -> str:
+        """The end of what the commands said."""
+        return self.log.read_text(errors="replace")[-3000:]
+
+    def check_nothing_runs(self) -> None:
+        """Waits until no process of the commands is left."""
+        _, alive = psutil.wait_procs(list(marked(self.mark)), timeout=SECONDS_TO_BE_GONE)
+        assert not alive, f"orphans: {[_words(process) for process in alive]}"
+
+    def check_nothing_is_half_visible(self) -> None:
+        """Reads every committed artifact: manifests and digests."""
+        store = Store(str(self.root))
+        for manifest in store.manifests():
+            store.load(manifest.name).folder()
+
+    def check_nothing_is_left(self) -> None:
+        """Looks for processes, shared memory, locks that are held, temporary files, attempts and state."""
+        self.check_nothing_runs()
+        used = {segment for process in psutil.process_iter() for segment in _mapped(process)}
+        segments = _segments() - self._earlier - used
+        assert not segments, f"shared memory: {sorted(segments)}"
+        held = [lock for lock in self.root.rglob(".lock") if not _is_free(lock)]
+        assert not held, f"locks: {held}"
+        assert not list(self.temporary.rglob("*")), f"temporary files: {list(self.temporary.rglob('*'))}"
+        assert Store(str(self.root)).remove_unfinished(with_state=True) == []
+        hidden = [path for path in self.folder.glob(".*") if path.name != ".prefect"]
+        assert not hidden, f"drafts: {hidden}"
+
+
+def marked(mark: str) -> Iterator[psutil.Process]:
+    """Yields the living processes with the mark in their environment."""
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                yield process
+        except psutil.Error:
+            continue
+
+
+def digests(root: Path, kinds: set[str], ignored: set[str]) -> dict[str, str]:
+    """Returns the sha256 of every committed file of some kinds of artifacts, by artifact and file."""
+    return {
+        f"{manifest.name}/{name}": record.sha256
+        for manifest in Store(str(root)).manifests()
+        for name, record in manifest.files.items()
+        if manifest.kind in kinds and f"{manifest.kind}/{name}" not in ignored
+    }
+
+
+def copy_artifacts(store: Store, root: Path, kinds: set[str]) -> None:
+    """Copies the artifacts of some kinds into another root."""
+    for kind in kinds & {path.name for path in store.local_root.iterdir()}:
+        shutil.copytree(store.local_root / kind, root / kind)
+
+
+def _segments() -> set[str]:
+    return {path.name for path in SHARED_MEMORY.iterdir()}
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def _mapped(process: psutil.Process) -> set[str]:
+    try:
+        maps = Path(f"/proc/{process.pid}/maps").read_text()
+    except OSError:
+        return set()
+    prefix = f"{SHARED_MEMORY}/"
+    paths = [line.split(maxsplit=5)[-1] for line in maps.splitlines() if prefix in line]
+    return {path.removeprefix(prefix).removesuffix(" (deleted)") for path in paths}
+
+
+def _is_free(lock: Path) -> bool:
+    try:
+        with FileLock(lock, timeout=0):
+            return True
+    except Timeout:
+        return False
