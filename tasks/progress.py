@@ -112,5 +112,5 @@ class LogLines:
     def close(self) -> None:
         """Says how many lines were left out since it was last said."""
         if self._num_left_out:
-            self._write(f"… {self._num_left_out} lines left out")
+            self._write(f"… lines left out: {self._num_left_out}")
             self._num_left_out = 0
