@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect import get_run_logger
 from prefect.artifacts import create_link_artifact, create_progress_artifact, update_progress_artifact
 from tqdm import tqdm
@@ -18,6 +19,8 @@ ARTIFACT_INTERVAL_SECONDS = 3.0
 LOG_INTERVAL_SECONDS = 15.0
 LINES_PER_WINDOW = 40
 WINDOW_SECONDS = 10.0
+SECONDS_WITHOUT_SERVER = 30.0
+"""How long a server that did not answer is left alone."""
 WANDB_RUN = re.compile(r"W&B run (\S+): (https?://\S+)")
 
 
@@ -39,7 +42,7 @@ class _Reporter:
         self._logger = get_run_logger()
         self._output = LogLines(self._logger.info)
         self._artifact: UUID | None = None
-        self._artifact_due = self._log_due = 0.0
+        self._artifact_due = self._log_due = self._server_due = 0.0
         self._bar: Any = None
 
     def progress(self, progress: Progress) -> None:
@@ -48,7 +51,7 @@ class _Reporter:
         self._show_bar(progress)
         if now >= self._artifact_due or is_last:
             self._artifact_due = now + ARTIFACT_INTERVAL_SECONDS
-            self._show_artifact(100.0 * progress.completed / progress.total)
+            self._tell(lambda: self._show_artifact(100.0 * progress.completed / progress.total))
         if now >= self._log_due or is_last:
             self._log_due = now + LOG_INTERVAL_SECONDS
             figures = ", ".join(f"{name} {value:.4g}" for name, value in progress.values.items())
@@ -60,13 +63,24 @@ class _Reporter:
         """Passes a training process's line of output on, and links the W&B run that it names."""
         self._output.write(line)
         if found := WANDB_RUN.search(line):
-            create_link_artifact(link=found[2], link_text=f"W&B run {found[1]}", key=f"{self._stage}-wandb")
+            text, key = f"W&B run {found[1]}", f"{self._stage}-wandb"
+            self._tell(lambda: create_link_artifact(link=found[2], link_text=text, key=key))
 
     def close(self) -> None:
         """Ends the bar and the log."""
         self._output.close()
         if self._bar is not None:
             self._bar.close()
+
+    def _tell(self, show: Callable[[], object]) -> None:
+        """Shows something on Prefect's server; where that does not answer, the stage goes on unseen."""
+        if time.monotonic() < self._server_due:
+            return
+        try:
+            show()
+        except httpx.HTTPError as error:
+            self._server_due = time.monotonic() + SECONDS_WITHOUT_SERVER
+            self._logger.warning("Prefect's server does not answer (%r): %s goes on", error, self._stage)
 
     def _show_artifact(self, percent: float) -> None:
         if self._artifact is None:
