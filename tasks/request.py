@@ -15,17 +15,26 @@ FLOW_RUN_ID = "PREFECT__FLOW_RUN_ID"
 
 
 def open_request(preset: str, overrides: Overrides | None, dry_run: bool, placement: Placement | None) -> Run:
-    """Resolves and checks what a flow was asked for; credentials are in the environment from here on.
+    """Resolves and checks what a flow was asked for, in a process that is ready for it.
 
     Raises:
         TurboSparseError: Anything about it can't work; the message says what to do.
     """
-    if FLOW_RUN_ID in os.environ:
-        # A worker that was killed reports nothing: its run ends with it, and can be retried.
-        die_with_parent(signal.SIGTERM)
     place = placement or Placement()
-    use_access(place.access)
+    enter(place)
     run = open_run(preset, overrides.tree() if overrides else {}, dry_run, place)
     for note in run.notes:
         get_run_logger().info("changed to fit: %s", note)
     return run
+
+
+def enter(placement: Placement) -> None:
+    """Binds this process to its worker's life, and puts credentials into its environment.
+
+    Raises:
+        ConfigError: A block that should hold a credential is not there.
+    """
+    if FLOW_RUN_ID in os.environ:
+        # A worker that was killed reports nothing. Its run ends too, and can be retried.
+        die_with_parent(signal.SIGTERM)
+    use_access(placement.access)
