@@ -46,7 +46,7 @@ def test_a_deployments_parameters_fit_its_flow(deployment):
         assert placement.jobset.image == deployment["work_pool"]["job_variables"]["image"]
 
 
-@pytest.mark.parametrize("name", [*STAGES, "pipeline"])
+@pytest.mark.parametrize("name", FLOWS)
 def test_every_field_of_a_form_has_help_and_the_preset_is_a_choice(name):
     schema = parameter_schema(flow(name)).model_dump()
     assert schema["properties"]["preset"]["enum"] == list(PRESET_NAMES)
