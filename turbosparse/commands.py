@@ -51,19 +51,6 @@ def measure_folder(model_folder: str, text: Path, num_tokens: int, plots: Path |
     return report
 
 
-def evaluate_folder(
-    model_folder: str, tasks: list[str], data: str | None, limit: int | None
-) -> dict[str, Any]:
-    """Evaluates a model folder with lm-evaluation-harness."""
-    from turbosparse.evaluation.harness import evaluate_model  # noqa: PLC0415 - datasets, slow
-    from turbosparse.progress import ignore_progress  # noqa: PLC0415
-
-    model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
-    folder = Path(data) if data else None
-    found = evaluate_model(model, tokenizer, tasks, folder, limit, ignore_progress)
-    return {"results": found.results, "num_items": found.num_items}
-
-
 @dataclass(frozen=True)
 class Generation:
     """How `generate` decodes."""

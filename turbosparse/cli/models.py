@@ -1,12 +1,14 @@
 """Commands on model folders."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
 
-from turbosparse.cli.common import JsonOption, console, finish
+from turbosparse.cli.common import JsonOption, console, finish, shown_progress
+from turbosparse.cli.evaluation import evaluation_tables
 from turbosparse.config import Activation
 
 app = typer.Typer()
@@ -52,24 +54,48 @@ def sparsity(
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="Llama, Mistral, Mixtral or TurboSparse folder.")],
-    tasks: Annotated[str, typer.Option(help="Comma-separated lm-evaluation-harness tasks.")],
+    tasks: Annotated[
+        str, typer.Option(help="Suites (openllm, commonsense, table10, quick) and tasks, NAME or NAME:SHOTS.")
+    ],
     data: Annotated[
-        str | None,
-        typer.Option(help="Folder of items: held_back.jsonl for the local tasks, or piqa_val.jsonl, …."),
+        Path | None, typer.Option(help="Folder of items (piqa_val.jsonl, …, held_back.jsonl); none: the hub.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Items per task.")] = None,
+    num_fewshot: Annotated[
+        int | None, typer.Option(min=0, help="Examples per prompt; none: each task's own number.")
+    ] = None,
+    mode: Annotated[
+        Literal["dense", "exact", "predicted"],
+        typer.Option(help="exact: generates sparsely; predicted: only neurons that the predictors expect."),
+    ] = "dense",
+    topk_ratio: Annotated[
+        float | None, typer.Option(help="Keep so large a share of each token's activations, the largest.")
+    ] = None,
+    batch_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens per forward pass.")] = None,
+    num_ranks: Annotated[int, typer.Option(min=1, help="Processes that share the items.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Folder for results.json and items.jsonl.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a model with lm-evaluation-harness."""
-    from turbosparse.commands import evaluate_folder  # noqa: PLC0415 - transformers takes seconds
+    """Evaluate a model with lm-evaluation-harness's tasks; its figures are those of lm_eval itself."""
+    from turbosparse.evaluation import ranks, suites  # noqa: PLC0415 - torch takes seconds
 
-    report = evaluate_folder(model, tasks.split(","), data, limit)
-    table = Table("task", "items", "metric", "value")
-    for task, metrics in report["results"].items():
-        for metric, value in metrics.items():
-            table.add_row(task, str(report["num_items"][task]), metric, f"{value:.4f}")
-    console.print(table)
-    finish(report, as_json)
+    suites.plan_tasks(tasks.split(","), num_fewshot)
+    if num_ranks > 1 and not ranks.is_one_of_many():
+        raise typer.Exit(ranks.start_ranks(sys.argv[1:], num_ranks))
+    from turbosparse.evaluation.folder import evaluate_folder  # noqa: PLC0415 - transformers takes more
+    from turbosparse.evaluation.harness import EvaluationOptions  # noqa: PLC0415
+    from turbosparse.evaluation.modes import Computation  # noqa: PLC0415
+    from turbosparse.evaluation.records import write_result  # noqa: PLC0415
+
+    computation = Computation(mode, topk_ratio)
+    options = EvaluationOptions(num_fewshot, computation, max_batch_tokens=batch_tokens)
+    with shown_progress() as listener:
+        found = evaluate_folder(model, tasks.split(","), data, limit, options, listener.on_progress)
+    if ranks.is_first_rank():
+        console.print(*evaluation_tables(found), sep="\n")
+        for path in write_result(found, out) if out else []:
+            console.print(str(path))
+        finish({"model": model, **found.summary()}, as_json)
 
 
 @app.command()

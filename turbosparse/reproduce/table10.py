@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from turbosparse.evaluation.harness import evaluate_model
+from turbosparse.data.layout import HELD_BACK_NAME
+from turbosparse.evaluation.harness import EvaluationOptions, evaluate_model
 from turbosparse.reproduce.common import LoadedModel, Reproduction, Request, percent
 from turbosparse.reproduce.study import Arm, describe_scale, labelled, loaded_arms, trained_arms
 
@@ -74,9 +75,10 @@ def _evaluate(request: Request, arm: Arm, loaded: LoadedModel) -> dict[str, Any]
         loaded.model,
         loaded.tokenizer,
         request.tasks,
-        request.data or arm.corpus.folder(),
+        request.data,
         request.limit,
         labelled(request.listener, arm.label).on_progress,
+        EvaluationOptions(held_back=arm.corpus.folder() / HELD_BACK_NAME),
     )
     found = {task: figures["acc"] for task, figures in outcome.results.items() if "acc" in figures}
     mean = average(found)

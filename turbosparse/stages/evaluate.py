@@ -1,6 +1,5 @@
 """The tuned model on evaluation tasks and held-back text."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,11 @@ from turbosparse.analysis.parameters import activated_parameters
 from turbosparse.analysis.text import token_windows
 from turbosparse.artifacts import Workspace
 from turbosparse.data.held_back import read_documents
+from turbosparse.data.layout import HELD_BACK_NAME
 from turbosparse.data.tokenizer import load_tokenizer
-from turbosparse.evaluation.harness import HELD_BACK, evaluate_model
+from turbosparse.evaluation.harness import EvaluationOptions, evaluate_model
+from turbosparse.evaluation.records import write_result
+from turbosparse.model.device import on_best_device
 from turbosparse.model.folder import load_model
 from turbosparse.progress import Listener
 from turbosparse.reports.plots import plot_sparsity
@@ -30,19 +32,23 @@ def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
     Reference: Section 6 of the paper.
     """
     folder = require(run, Specs(run).finetune).folder() / "model"
-    corpus = require(run, Specs(run).prepare).folder()
-    model, tokenizer = load_model(folder), load_tokenizer(folder)
-    wanted = run.config.evaluate
-    found = evaluate_model(model, tokenizer, wanted.tasks, corpus, wanted.limit, listener.on_progress)
-    (workspace.folder / "samples.json").write_text(json.dumps(found.samples, indent=1), encoding="utf-8")
+    corpus = require(run, Specs(run).evaluate.parents["corpus"]).folder()
+    model, tokenizer = on_best_device(load_model(folder)), load_tokenizer(folder)
+    wanted, data = run.config.evaluate, run.placement.evaluation_data
+    options = EvaluationOptions(held_back=corpus / HELD_BACK_NAME)
+    data_folder = None if data is None else Path(data)
+    found = evaluate_model(
+        model, tokenizer, wanted.tasks, data_folder, wanted.limit, listener.on_progress, options
+    )
+    write_result(found, workspace.folder)
     sparsity = _measure_sparsity(run, model, tokenizer, corpus, workspace.folder)
-    return {"results": found.results, "num_items": found.num_items, **sparsity}
+    return {**found.summary(), **sparsity}
 
 
 def _measure_sparsity(
     run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Path, folder: Path
 ) -> dict[str, Any]:
-    texts = [document.text for document in read_documents(corpus / HELD_BACK)]
+    texts = [document.text for document in read_documents(corpus / HELD_BACK_NAME)]
     length, num_tokens = run.config.data.sequence_length, run.config.evaluate.num_sparsity_tokens
     windows = token_windows(tokenizer, texts, length, num_tokens)
     layers = measure_activity(model, windows).layers()

@@ -1,0 +1,121 @@
+"""Log-probabilities of continuations by a model in memory, what texts share computed once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from turbosparse.evaluation.ranks import ALONE, Ranks
+from turbosparse.evaluation.trees import ScoredSequence, TreeRow, batches, plant
+
+MAX_BATCH_TOKENS = {"cpu": 2_048, "cuda": 16_384}
+"""Tokens per forward pass by kind of device: beyond these a pass gets longer, not faster."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model makes of a sequence's targets."""
+
+    log_probs: Tensor
+    """Of each target, [targets], in the dtype of the model's logits."""
+    is_greedy: bool
+    """Whether each target is the likeliest token in its place."""
+
+    @property
+    def log_likelihood(self) -> float:
+        """The sum, added up in the logits' own dtype, as the harness does it."""
+        return float(self.log_probs.sum())
+
+
+@torch.no_grad()
+def score(
+    model: PreTrainedModel,
+    sequences: Sequence[ScoredSequence],
+    max_batch_tokens: int | None = None,
+    on_scored: Callable[[int], None] | None = None,
+    ranks: Ranks = ALONE,
+) -> list[Score]:
+    """Returns the score of each sequence; every rank gets all of them.
+
+    Args:
+        model: in eval mode; it computes where it is.
+        sequences: what to score, none of them longer than the model's context.
+        max_batch_tokens: tokens per forward pass; None: the device's own.
+        on_scored: hears how many more sequences have been scored, on all ranks together.
+        ranks: who shares the work.
+    """
+    limit = max_batch_tokens or MAX_BATCH_TOKENS.get(model.device.type, MAX_BATCH_TOKENS["cuda"])
+    rows = plant(sequences, token_cost(model))
+    found: dict[int, Score] = {}
+    for batch in batches(ranks.share(rows), limit):
+        scored = _score_batch(model, batch, sequences)
+        found |= scored
+        if on_scored is not None:
+            on_scored(len(scored) * ranks.size)
+    everybodys = ranks.gather(found)
+    return [everybodys[number] for number in range(len(sequences))]
+
+
+def token_cost(model: PreTrainedModel) -> float:
+    """Returns what a token costs in a layer beside attention, in pairs of tokens that attend to each other.
+
+    Projections of attention and FFN take 4 h² + 3 h i multiplications, a pair of tokens 2 h.
+    """
+    config = model.config
+    experts = getattr(config, "num_experts_per_tok", None) or 1
+    return 2.0 * config.hidden_size + 1.5 * config.intermediate_size * experts
+
+
+def _score_batch(
+    model: PreTrainedModel, rows: Sequence[TreeRow], sequences: Sequence[ScoredSequence]
+) -> dict[int, Score]:
+    num_wanted = max(row.num_wanted for row in rows)
+    logits = _forward(model, rows, num_wanted)
+    found: dict[int, Score] = {}
+    for row, row_logits in zip(rows, logits, strict=True):
+        # In the logits' own dtype, as the harness does it: its figures are to be ours.
+        log_probs = row_logits[num_wanted - row.num_wanted :].log_softmax(-1)
+        likeliest = log_probs.argmax(-1)
+        for number, places in row.places.items():
+            places_here = torch.from_numpy(places).to(log_probs.device)
+            targets = torch.from_numpy(sequences[number].targets).to(log_probs.device)
+            is_greedy = bool((likeliest[places_here] == targets).all())
+            found[number] = Score(log_probs[places_here, targets].cpu(), is_greedy)
+    return found
+
+
+def _forward(model: PreTrainedModel, rows: Sequence[TreeRow], num_wanted: int) -> Tensor:
+    """Returns the logits of the rows' last `num_wanted` nodes: [rows, num_wanted, vocabulary].
+
+    Rows are padded on the left, so that the wanted nodes of all end together.
+    """
+    length = len(rows[0])
+    tokens = np.zeros((len(rows), length), dtype=np.int64)
+    positions = np.zeros((len(rows), length), dtype=np.int64)
+    # Padding sees itself: a row of a mask that sees nothing gives no number.
+    sees = np.repeat(np.eye(length, dtype=bool)[None], len(rows), axis=0)
+    for number, row in enumerate(rows):
+        start = length - len(row)
+        tokens[number, start:], positions[number, start:] = row.tokens, row.positions
+        sees[number, start:, start:] = row.sees
+    if (window := getattr(model.config, "sliding_window", None)) is not None:
+        sees &= positions[:, :, None] - positions[:, None, :] < window
+    device = model.device
+    output = model(
+        input_ids=torch.from_numpy(tokens).to(device),
+        position_ids=torch.from_numpy(positions).to(device),
+        attention_mask=_additive(torch.from_numpy(sees).to(device), model.dtype)[:, None],
+        use_cache=False,
+        logits_to_keep=num_wanted,
+    )
+    logits: Tensor = output.logits
+    return logits
+
+
+def _additive(sees: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns a mask as every attention takes it: 0 where seen, the lowest number elsewhere."""
+    mask = torch.zeros(sees.shape, dtype=dtype, device=sees.device)
+    return mask.masked_fill_(~sees, torch.finfo(dtype).min)
