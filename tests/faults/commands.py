@@ -30,6 +30,11 @@ class EndedTooSoon(AssertionError):
     """The command was done before the moment to kill it came."""
 
 
+def shared_memory() -> set[str]:
+    """Returns the names of this machine's shared memory segments."""
+    return {path.name for path in SHARED_MEMORY.iterdir()}
+
+
 @dataclass
 class Bench:
     """A root, a folder for temporary files, and the commands that work there one after the other."""
@@ -37,7 +42,7 @@ class Bench:
     folder: Path
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
     process: subprocess.Popen[bytes] | None = None
-    _earlier: set[str] = field(default_factory=lambda: _segments())
+    _earlier: set[str] = field(default_factory=shared_memory)
 
     def __post_init__(self) -> None:
         self.temporary.mkdir(parents=True)
@@ -116,7 +121,7 @@ class Bench:
         """Looks for processes, shared memory, locks that are held, temporary files, attempts and state."""
         self.check_nothing_runs()
         used = {segment for process in psutil.process_iter() for segment in _mapped(process)}
-        segments = _segments() - self._earlier - used
+        segments = shared_memory() - self._earlier - used
         assert not segments, f"shared memory: {sorted(segments)}"
         held = [lock for lock in self.root.rglob(".lock") if not _is_free(lock)]
         assert not held, f"locks: {held}"
@@ -150,10 +155,6 @@ def copy_artifacts(store: Store, root: Path, kinds: set[str]) -> None:
     """Copies the artifacts of some kinds into another root."""
     for kind in kinds & {path.name for path in store.local_root.iterdir()}:
         shutil.copytree(store.local_root / kind, root / kind)
-
-
-def _segments() -> set[str]:
-    return {path.name for path in SHARED_MEMORY.iterdir()}
 
 
 def _words(process: psutil.Process) -> list[str]:

@@ -138,13 +138,13 @@ def test_several_nodes_without_a_meeting_point_are_refused():
         open_launcher(Placement(num_nodes=2))
 
 
-def test_shared_memory_goes_when_nobody_uses_it_and_not_before():
+def test_shared_memory_goes_when_nobody_uses_it_and_not_before(tmp_path):
+    """Also when whoever noted it is gone: another one cleans up by the notes."""
     used, unused = (shared_memory.SharedMemory(create=True, size=8) for _ in range(2))
     try:
-        segments = Segments()
-        segments.note([psutil.Process()])
+        Segments(tmp_path).note([psutil.Process()])
         unused.close()
-        segments.remove_unused()
+        Segments(tmp_path).remove_unused()
         shared_memory.SharedMemory(used.name).close()
         with pytest.raises(FileNotFoundError):
             shared_memory.SharedMemory(unused.name)

@@ -34,6 +34,8 @@ def remove_stale_attempts(home: Path) -> None:
     """
     for path in home.glob(f"attempt-{_machine()}-*"):
         shutil.rmtree(path)
+    for draft in home.glob("manifest.json.*"):
+        draft.unlink()
 
 
 def _machine() -> str:

@@ -27,7 +27,8 @@ from turbosparse.artifacts.place import PATIENCE_SECONDS, Place
 from turbosparse.errors import ArtifactError
 
 MANIFEST = "manifest.json"
-OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
+DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Full, over a quota, or mounted read-only: nothing that this program could try again."""
 SECONDS_TO_ANSWER = 10.0
 """A root that does not answer for this long when a run starts is refused."""
 RECENT = timedelta(days=1)
@@ -263,16 +264,16 @@ class Store:
             yield attempt, workspace
         except BaseException as error:
             self._discard(spec.name, attempt)
-            if isinstance(error, OSError) and error.errno in OUT_OF_SPACE:
-                raise self._is_full(spec, error) from error
+            if isinstance(error, OSError) and error.errno in DISK_REFUSES:
+                raise self._disk_refuses(spec, error) from error
             raise
         finally:
             if self.local_root is None:
                 shutil.rmtree(workspace.folder, ignore_errors=True)
 
-    def _is_full(self, spec: ArtifactSpec, error: OSError) -> ArtifactError:
+    def _disk_refuses(self, spec: ArtifactSpec, error: OSError) -> ArtifactError:
         remedy = "free space or give another --root, and run again: what was finished is kept"
-        return ArtifactError("root", self.root, f"space for {spec.name} ({error.strerror})", remedy)
+        return ArtifactError("root", self.root, f"a disk that takes {spec.name} ({error.strerror})", remedy)
 
     def _discard(self, name: str, attempt: str) -> None:
         """Deletes a failed attempt, if storage lets us at once; else `remove_unfinished` does it."""

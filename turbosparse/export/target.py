@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from turbosparse.artifacts.store import OUT_OF_SPACE
+from turbosparse.artifacts.store import DISK_REFUSES
 from turbosparse.errors import ArtifactError
 from turbosparse.model.rewrite import whole_folder
 
@@ -24,11 +24,11 @@ def whole_target(target: Path) -> Iterator[Path]:
         with whole_folder(target) as folder:
             yield folder
     except OSError as error:
-        if error.errno not in OUT_OF_SPACE:
+        if error.errno not in DISK_REFUSES:
             raise
         remedy = "free space or give another folder; nothing was left there"
         raise ArtifactError(
-            "target", str(target), f"space for the export ({error.strerror})", remedy
+            "target", str(target), f"a disk that takes the export ({error.strerror})", remedy
         ) from error
 
 

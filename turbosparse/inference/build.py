@@ -6,13 +6,14 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 import warnings
 from functools import cache
 from pathlib import Path
 
 import torch
 from filelock import FileLock
+
+from turbosparse.scratch import scratch_folder
 
 SOURCES = Path(__file__).parent / "kernels"
 LIBRARY = "sparse_ffn.so"
@@ -102,8 +103,8 @@ def _machine_flags() -> tuple[str, ...]:
 
 
 def _compile(compiler: str, library: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=library.parent, prefix="building-") as place:
-        built = Path(place) / LIBRARY
+    with scratch_folder("building-", library.parent) as place:
+        built = place / LIBRARY
         command = [compiler, *_FLAGS, *_machine_flags(), *_torch_flags(), "-o", str(built)]
         command[1:1] = [str(SOURCES / "sparse_ffn.cpp")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

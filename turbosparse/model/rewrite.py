@@ -1,7 +1,6 @@
 """Model folders written from other model folders, with as little memory for 90 GB as for 90 MB."""
 
 import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from turbosparse.model.folder import check_model_folder, open_folder
 from turbosparse.model.layout import OurConfig, from_ours, our_class
 from turbosparse.model.released import RELEASED_TYPES, config_to_released
 from turbosparse.model.shards import SHARD_BYTES, StoredTensor, write_shards
+from turbosparse.scratch import scratch_folder
 
 
 def write_released(source: str | Path, target: Path, shard_bytes: int = SHARD_BYTES) -> None:
@@ -78,9 +78,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ArtifactError("target", str(target), "an empty or new folder", "give another folder")
     target = target.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as attempt:
-        folder = Path(attempt) / target.name
+    with scratch_folder(f".{target.name}-draft-", target.parent) as draft:
+        folder = draft / target.name
         folder.mkdir()
         yield folder
         folder.rename(target)  # also where `target` is an empty folder

@@ -25,6 +25,7 @@ from turbosparse.train.history import decode_history
 from turbosparse.train.inputs import with_local_inputs
 from turbosparse.train.job import TrainJob
 from turbosparse.train.launch.heartbeat import beat
+from turbosparse.train.launch.shared_memory import note_own_segments
 from turbosparse.train.levers import load_teacher
 from turbosparse.train.module import CausalLMTraining
 from turbosparse.train.recipe import build_optimizer, build_schedule
@@ -63,6 +64,7 @@ def train(job: TrainJob) -> None:
     dataset = _open_data(job, model.config)
     trainer, state = build_trainer(job, module, dataset, checkpoints)
     assert trainer.state.fsdp_enabled == (job.num_ranks > 1), "Composer fell back to DDP"
+    note_own_segments()
     try:
         if latest is not None:
             _resume(checkpoints, latest, state)

@@ -4,19 +4,21 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 
 from turbosparse.processes import adopt_orphans, descendants, die_with_parent, kill_each
+from turbosparse.scratch import scratch_folder
+from turbosparse.train.launch import heartbeat, shared_memory
 from turbosparse.train.launch.command import AgentOptions, parse_options
-from turbosparse.train.launch.heartbeat import FOLDER, Heartbeats
+from turbosparse.train.launch.heartbeat import Heartbeats
 from turbosparse.train.launch.protocol import Failure, emit
 from turbosparse.train.launch.rank import AGENT
 from turbosparse.train.launch.shared_memory import Segments
 from turbosparse.train.launch.supervisor import Supervisor
 
 EXIT_BAD_INPUT = 2
+SCRATCH = "turbosparse-ranks-"
 
 
 def main() -> None:
@@ -30,18 +32,20 @@ def main() -> None:
     adopt_orphans()
     options = parse_options(sys.argv[1:])
     # A fresh folder for temporary files: streaming's file locks survive a kill.
-    scratch = Path(tempfile.mkdtemp(prefix="turbosparse-"))
+    with scratch_folder(SCRATCH, on_abandoned=_remove_segments) as scratch:
+        sys.exit(_supervise(options, scratch))
+
+
+def _supervise(options: AgentOptions, scratch: Path) -> int:
     os.environ |= _environment(options, scratch)
-    segments = Segments()
-    clean_up = partial(_clean_up, scratch, segments)
+    clean_up = partial(_clean_up, scratch)
     heartbeats = _heartbeats(options, scratch / "heartbeats")
-    supervisor = Supervisor(heartbeats, options.supervision, segments, clean_up)
+    supervisor = Supervisor(heartbeats, options.supervision, Segments(scratch), clean_up)
     try:
         with supervisor.watching():
-            status = _run(options, supervisor)
+            return _run(options, supervisor)
     finally:
         clean_up()
-    sys.exit(status)
 
 
 def _heartbeats(options: AgentOptions, folder: Path) -> Heartbeats:
@@ -50,10 +54,14 @@ def _heartbeats(options: AgentOptions, folder: Path) -> Heartbeats:
     return Heartbeats(folder, range(first, first + options.num_ranks), options.supervision)
 
 
-def _clean_up(scratch: Path, segments: Segments) -> None:
+def _clean_up(scratch: Path) -> None:
     kill_each(descendants())
-    segments.remove_unused()
+    _remove_segments(scratch)
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _remove_segments(scratch: Path) -> None:
+    Segments(scratch).remove_unused()
 
 
 def _run(options: AgentOptions, supervisor: Supervisor) -> int:
@@ -89,7 +97,8 @@ def _environment(options: AgentOptions, scratch: Path) -> dict[str, str]:
     threads = max(1, (os.cpu_count() or 1) // options.num_ranks)
     return {
         AGENT: str(os.getpid()),
-        FOLDER: str(scratch / "heartbeats"),
+        heartbeat.FOLDER: str(scratch / "heartbeats"),
+        shared_memory.FOLDER: str(scratch),
         "TMPDIR": str(scratch),
         # When one rank ends, the others are at their checkpoint too.
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(round(options.supervision.preemption_grace_seconds)),
