@@ -23,7 +23,11 @@ SECONDS_TO_HAPPEN = 300.0
 SECONDS_TO_END = 400.0
 SECONDS_TO_BE_GONE = 60.0
 SECONDS_BETWEEN_LOOKS = 0.003
-VICTIMS = {"agent": "turbosparse.train.launch.agent", "rank": "turbosparse.train.launch.rank"}
+VICTIMS = {
+    "agent": "turbosparse.train.launch.agent",
+    "rank": "turbosparse.train.launch.rank",
+    "worker": "spawn_main",
+}
 
 
 class EndedTooSoon(AssertionError):
@@ -40,17 +44,15 @@ class Bench:
     """A root, a folder for temporary files, and the commands that work there one after the other."""
 
     folder: Path
+    root: Path | None = None
+    """The artifact root; None: a folder of its own."""
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
     process: subprocess.Popen[bytes] | None = None
     _earlier: set[str] = field(default_factory=shared_memory)
 
     def __post_init__(self) -> None:
         self.temporary.mkdir(parents=True)
-
-    @property
-    def root(self) -> Path:
-        """The artifact root."""
-        return self.folder / "runs"
+        self.root = self.root or self.folder / "runs"
 
     @property
     def temporary(self) -> Path:

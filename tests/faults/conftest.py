@@ -2,10 +2,12 @@
 
 import json
 import random
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 
 import pytest
 from commands import Bench
+from disks import Disk
 from s3_server import BUCKET, S3Server
 
 from tasks.server import prefect_api
@@ -119,3 +121,25 @@ def kills(request) -> list[str]:
 def dice(request) -> random.Random:
     """Dice that fall the same way for the same test and `--fault-seed`."""
     return random.Random(f"{request.config.getoption('--fault-seed')} {request.node.name}")
+
+
+@pytest.fixture
+def make_disk(tmp_path) -> Iterator[Callable[[int], Disk]]:
+    """Makes disks that are gone after the test."""
+    made: list[Disk] = []
+
+    def make(size_mib: int) -> Disk:
+        made.append(Disk(tmp_path / f"disk-{len(made)}", size_mib))
+        return made[-1]
+
+    yield make
+    for disk in made:
+        disk.unmount()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of this machine where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
