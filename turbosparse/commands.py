@@ -22,6 +22,7 @@ from turbosparse.inference.decoder import GREEDY, Decoder
 from turbosparse.inference.ffn import Mode
 from turbosparse.inference.quantize import Quantization
 from turbosparse.model.convert import check_convertible, convert_model
+from turbosparse.model.device import on_best_device
 from turbosparse.model.folder import load_model
 
 SPARSITY_WINDOW_TOKENS = 1_024
@@ -69,7 +70,7 @@ def generate_text(model_folder: str, prompt: str, wanted: Generation) -> None:
     """Prints the continuation of a prompt as it is decoded, and what decoding read to standard error."""
     if wanted.num_threads is not None:
         torch.set_num_threads(wanted.num_threads)
-    model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
+    model, tokenizer = on_best_device(load_model(model_folder)), load_tokenizer(model_folder)
     ids = torch.tensor(_prompt_ids(tokenizer, prompt, wanted.chat))
     decoder = Decoder(model, wanted.mode, wanted.quantization)
     stream = decoder.stream([ids], wanted.num_tokens, wanted.sampling, stop_tokens(tokenizer))

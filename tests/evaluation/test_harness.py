@@ -11,9 +11,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from turbosparse.data.held_back import Document, read_documents
 from turbosparse.data.tokenizer import train_tokenizer
-from turbosparse.errors import DataError
-from turbosparse.evaluation import harness
-from turbosparse.evaluation.harness import evaluate_model
+from turbosparse.errors import DataError, ModelError
+from turbosparse.evaluation import loading
+from turbosparse.evaluation.harness import EvaluationOptions, evaluate_model
 from turbosparse.evaluation.local_tasks import (
     MAX_CLOZE_ITEMS,
     MAX_TEXT_ITEMS,
@@ -21,6 +21,7 @@ from turbosparse.evaluation.local_tasks import (
     TEXT_CHARACTERS,
     make_local_task,
 )
+from turbosparse.evaluation.records import read_result, write_result
 
 NOUN_LIST = "sailor garden engine library mountain teacher river window candle forest island machine"
 NOUNS = NOUN_LIST.split()
@@ -102,16 +103,18 @@ def _log_probs(model, ids):
 
 
 def test_text_figures_equal_those_by_hand(evaluated, model, tokenizer, tmp_path):
-    total, num_words, num_bytes = 0.0, 0, 0
+    total, num_words, num_bytes, num_tokens = 0.0, 0, 0, 0
     for item in _items("local_text", tmp_path):
         ids = tokenizer.encode(item["text"])
         assert ids[0] == tokenizer.bos_token_id
         total += _log_probs(model, ids).gather(1, torch.tensor(ids[1:])[:, None]).sum().item()
         num_words += len(re.split(r"\s+", item["text"]))
         num_bytes += len(item["text"].encode())
+        num_tokens += len(ids) - 1
     figures = evaluated.results["local_text"]
     assert figures["word_perplexity"] == pytest.approx(math.exp(-total / num_words), rel=1e-4)
     assert figures["byte_perplexity"] == pytest.approx(math.exp(-total / num_bytes), rel=1e-4)
+    assert figures["token_perplexity"] == pytest.approx(math.exp(-total / num_tokens), rel=1e-4)
     assert figures["bits_per_byte"] == pytest.approx(-total / num_bytes / math.log(2), rel=1e-4)
 
 
@@ -126,25 +129,45 @@ def test_cloze_figures_equal_those_by_hand(evaluated, model, tokenizer, tmp_path
     figures = evaluated.results["local_cloze"]
     assert 0 < figures["acc"] < 1, "a model that is always right or wrong would prove little"
     assert figures["acc"] == pytest.approx(sum(greedy) / len(greedy))
-    assert [sample["acc"] for sample in evaluated.samples["local_cloze"]] == greedy
+    assert [record.metrics["acc"] for record in _records(evaluated, "local_cloze")] == greedy
     mean = sum(log_likelihoods) / len(log_likelihoods)
     assert figures["perplexity"] == pytest.approx(math.exp(-mean), rel=1e-4)
     assert {"acc_stderr", "perplexity_stderr"} < figures.keys()
+    low, high = evaluated.intervals["local_cloze"]["acc"]
+    assert low < figures["acc"] < high
+    assert high - low == pytest.approx(2 * 1.96 * figures["acc_stderr"], rel=1e-4)
 
 
-def test_samples_and_counts_tell_items_apart(evaluated, tmp_path):
+def _records(evaluated, task):
+    return [record for record in evaluated.records if record.task == task]
+
+
+def test_records_and_counts_tell_items_apart(evaluated, tmp_path):
     items = _items("local_cloze", tmp_path)
-    samples = evaluated.samples["local_cloze"]
-    assert evaluated.num_items["local_cloze"] == len(items) == len(samples)
-    assert [sample["target"] for sample in samples] == [item["target"] for item in items]
-    assert all(len(sample["log_likelihoods"]) == 1 for sample in samples)
-    json.dumps(vars(evaluated), allow_nan=False)
+    records = _records(evaluated, "local_cloze")
+    assert evaluated.num_items["local_cloze"] == len(items) == len(records)
+    assert [record.target for record in records] == [item["target"] for item in items]
+    assert [record.doc_id for record in records] == list(range(len(items)))
+    assert len({record.doc_hash for record in records}) == len(items)
+    assert all(len(record.log_likelihoods) == 1 for record in records)
+    texts = _records(evaluated, "local_text")
+    assert all(record.sizes.keys() == {"words", "bytes", "tokens"} for record in texts)
+    assert evaluated.num_too_long == {"local_cloze": 0, "local_text": 0}
+
+
+def test_a_result_is_read_back_as_it_was_written(evaluated, tmp_path):
+    assert [path.name for path in write_result(evaluated, tmp_path)] == ["results.json", "items.jsonl"]
+    assert read_result(tmp_path) == evaluated
+    (tmp_path / "items.jsonl").unlink()
+    with pytest.raises(DataError, match=r"items\.jsonl"):
+        read_result(tmp_path)
 
 
 def test_limit_progress_and_a_clean_standard_output(model, tokenizer, data_folder, capfd):
     heard = []
     tasks = ["local_cloze", "local_text"]
-    limited = evaluate_model(model, tokenizer, tasks, data_folder, 2, heard.append, batch_size=1)
+    one_at_a_time = EvaluationOptions(max_batch_tokens=1)
+    limited = evaluate_model(model, tokenizer, tasks, data_folder, 2, heard.append, one_at_a_time)
     assert limited.num_items == {"local_cloze": 2, "local_text": 2}
     assert [(progress.completed, progress.total) for progress in heard] == [(1, 2), (2, 2)] * 2
     assert capfd.readouterr().out == "", "standard output is for the caller's JSON"
@@ -171,20 +194,21 @@ def test_wrong_request_names_what_is_wrong(model, tokenizer, data_folder, tasks,
 
 
 def test_task_of_the_hub_without_network_is_named():
-    class Offline:
+    class Unreachable:
         def load(self, tasks):
             raise ConnectionError("Couldn't reach the Hub")
 
-    with pytest.raises(DataError, match=r"'arc_easy'.*Couldn't reach the Hub.*need no network"):
-        harness._load_from_hub("arc_easy", Offline())
+    with pytest.raises(DataError, match=r"'arc_easy'.*Couldn't reach the Hub.*data folder"):
+        loading._build(Unreachable(), "arc_easy", loading.Sources())
 
 
-def test_figure_that_is_not_a_number_is_an_error(model, tokenizer, data_folder):
+@pytest.mark.parametrize("task", ["local_text", "local_cloze"])
+def test_a_model_that_gives_no_numbers_is_named_with_the_item(model, tokenizer, data_folder, task):
     broken = LlamaForCausalLM(model.config)
     with torch.no_grad():
         broken.lm_head.weight.fill_(math.nan)
-    with pytest.raises(DataError, match="finite number"):
-        evaluate_model(broken, tokenizer, ["local_text"], data_folder)
+    with pytest.raises(ModelError, match=rf"{task}, log-likelihood of item 0.*finite number"):
+        evaluate_model(broken, tokenizer, [task], data_folder)
 
 
 def test_cloze_items_are_prose_that_names_its_target_before(tmp_path):

@@ -88,6 +88,29 @@ def bench_decode(
     finish(report, as_json)
 
 
+@bench_app.command("evaluate")
+def bench_evaluate(
+    model: Annotated[str, typer.Argument(help="Model folder.")],
+    tasks: Annotated[str, typer.Option(help="Comma-separated tasks, NAME or NAME:SHOTS.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of items; none: the hub.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Items per task.")] = 32,
+    num_rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are reported.")] = 3,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure evaluation against lm-evaluation-harness's own model, on the same requests by turns."""
+    from turbosparse.bench.evaluation import measure_evaluation  # noqa: PLC0415 - transformers takes seconds
+
+    report = measure_evaluation(model, tasks.split(","), data, limit, num_rounds)
+    table = Table("task", "requests", "ours, s", "harness's fastest, s", "ratio")
+    for task, found in report["tasks"].items():
+        theirs = found["seconds"][found["fastest_harness"]]
+        seconds = f"{found['seconds']['turbosparse']:.2f}", f"{theirs:.2f} ({found['fastest_harness']})"
+        table.add_row(task, str(found["num_requests"]), *seconds, f"{found['ratio']:.2f}")
+    table.add_row("all", "", "", "", f"{report['ratio']:.2f}")
+    console.print(table)
+    finish(report, as_json)
+
+
 def _show(report: dict[str, object], as_json: bool) -> None:
     table = Table("measured", "value")
     for name, value in report.items():

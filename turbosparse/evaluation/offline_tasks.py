@@ -96,6 +96,7 @@ class OfflineData:
                 "data_files": self._write_rows(task.name, splits.pop("rows")),
                 "cache_dir": str(self.scratch / "cache"),
             },
+            "num_fewshot": num_fewshot,
             **splits,
         }
         write_task_file(content, self.scratch)

@@ -11,6 +11,7 @@ from turbosparse.export.card import MeasuredSpeed, model_card
 from turbosparse.export.check import check_decoding, time_decoding
 from turbosparse.export.huggingface import export_huggingface, reload_exported
 from turbosparse.export.powerinfer.export import PowerInferOptions, export_powerinfer
+from turbosparse.model.device import on_best_device
 from turbosparse.model.folder import load_model
 from turbosparse.progress import Listener
 from turbosparse.stages.run import Run
@@ -30,7 +31,7 @@ def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
     evaluation = require(run, Specs(run).evaluate)
     source = require(run, Specs(run).finetune).folder() / "model"
     powerinfer = _export_powerinfer(run, source, workspace.folder)
-    model, tokenizer = load_model(source), load_tokenizer(source)
+    model, tokenizer = on_best_device(load_model(source)), load_tokenizer(source)
     ids = tokenizer(PROMPT, add_special_tokens=False)["input_ids"]
     prompt = torch.tensor([tokenizer.bos_token_id, *ids])
     speed = time_decoding(model, prompt, wanted.num_timed_tokens)
@@ -38,7 +39,8 @@ def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
     measured = MeasuredSpeed(speed, f"turbosparse run export --preset {run.preset}")
     target = workspace.folder / "model"
     export_huggingface(source, target, model_card(model.config, lineage, measured))
-    check_decoding(model, reload_exported(target), prompt, wanted.num_check_tokens)
+    reloaded = reload_exported(target).to(model.device)
+    check_decoding(model, reloaded, prompt, wanted.num_check_tokens)
     return {
         "reloaded_matches": True,
         "exact_speedup_ratio": speed.ratio,
