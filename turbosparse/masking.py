@@ -20,7 +20,7 @@ SHORTEST_SECRET = 8
 
 _SECRET_NAME = re.compile(
     r"(^|[^a-z])(secret|password|passwd|credentials?|authorization"
-    r"|(api|access|secret|private|signing)[_-]?key([_-]id)?|auth[_-]?string|connection[_-]url"
+    r"|(api|access|secret|private|signing)[_-]?key([_-]id)?|auth[_-]?string|(connection|webhook)[_-]url"
     r"|(?<!bos_)(?<!eos_)(?<!unk_)(?<!pad_)token)$",
     re.IGNORECASE,
 )

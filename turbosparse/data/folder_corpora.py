@@ -182,6 +182,8 @@ def _mapped(folder: Folder, content: bytes) -> list[_Entry]:
     sources_of, fields = _parsed(where, content)
     named = {source for sources in sources_of.values() for source in sources}
     _refuse(where, named - SOURCES.keys(), f"sources among {', '.join(SOURCES)}", "use these names")
+    outside = {name for name in sources_of if ".." in name.split("/")}
+    _refuse(where, outside, "files below the folder", "move the files there")
     unreadable = {name for name in sources_of if not format_of(name)}
     _refuse(where, unreadable, f"files {', '.join('*' + suffix for suffix in FORMATS)}", "convert the files")
     files = {name: folder.find(name) for name in sorted(sources_of)}
