@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from mutations import JSON, fuzzed, mutated_bytes, mutated_trees, success_or_refusal
 
 from turbosparse.config import PRESET_NAMES, PipelineConfig, Placement, read_overrides, resolve, validate
+from turbosparse.errors import ConfigError
 
 TINY = resolve("tiny").model_dump(mode="json")
 MIXTRAL = resolve("mixtral-8x7b").model_dump(mode="json")
@@ -69,10 +70,20 @@ def test_a_file(tmp_path_factory, content):
         resolve("tiny", read_overrides(str(path), []))
 
 
-@pytest.mark.parametrize("text", ["[" * 5_000, "{a: " * 3_000, "a: &a [*a]", "&a [*a, *a]"])
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, name in zip("abcdefghi", "bcdefghij", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 5_000, "{a: " * 3_000, "a: &a [*a]", "&a [*a, *a]", LAUGHS, "9" * 5_000, f"0x{'f' * 5_000}"],
+    ids=["lists", "mappings", "itself", "itself twice", "laughs", "digits", "hexadecimal digits"],
+)
 def test_a_value_without_an_end(text, tmp_path):
     (tmp_path / "config.yaml").write_text(text)
-    with success_or_refusal():
+    with pytest.raises(ConfigError):
         resolve("tiny", read_overrides(str(tmp_path / "config.yaml"), []))
-    with success_or_refusal():
+    with pytest.raises(ConfigError):
         resolve("tiny", read_overrides(None, [f"data.mixture={text}"]))

@@ -5,11 +5,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-import yaml
 from pydantic import ValidationError
 
 from turbosparse.config.base import Config
 from turbosparse.config.pipeline import PipelineConfig
+from turbosparse.config.yaml_text import NotYaml, parse_yaml
 from turbosparse.errors import ConfigError
 from turbosparse.masking import HIDDEN, names_secret
 
@@ -111,8 +111,8 @@ def _parse_assignment(assignment: str) -> Tree:
 
 def _parse_scalar(text: str) -> Any:
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = parse_yaml(text)
+    except NotYaml as error:
         raise ConfigError("--set", text, "a plain YAML value", f"write it otherwise ({error})") from error
     # YAML 1.1 reads 1e-4 as text: a number without a dot is meant as one all the same.
     if isinstance(value, str):
@@ -125,8 +125,8 @@ def _parse_scalar(text: str) -> Any:
 
 def _parse_yaml(text: str, source: str) -> Tree:
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        tree = parse_yaml(text)
+    except NotYaml as error:
         raise ConfigError(source, str(error), "YAML", "mend the file") from error
     if not isinstance(tree, dict):
         raise ConfigError(source, tree, "a mapping of fields to values", "see turbosparse/config/presets")

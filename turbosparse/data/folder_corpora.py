@@ -6,9 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from turbosparse.config.data import TABLE_4_PERCENT
+from turbosparse.config.yaml_text import NotYaml, parse_yaml
 from turbosparse.data.documents import digest_of
 from turbosparse.data.local_corpora import LocalCorpora
 from turbosparse.data.reading import FORMATS, Problem, SourceFile, excerpt, format_of, read_texts
@@ -199,8 +198,8 @@ def _mapped(folder: Folder, content: bytes) -> list[_Entry]:
 def _parsed(where: str, content: bytes) -> tuple[dict[str, set[str]], dict[str, str]]:
     """Reads the sources and the text fields of files, whether the YAML is keyed by file or by source."""
     try:
-        tree: Any = yaml.safe_load(content.decode())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        tree: Any = parse_yaml(content.decode())
+    except (NotYaml, UnicodeDecodeError) as error:
         raise DataError(where, str(error), "valid YAML", "correct the file") from error
     if not isinstance(tree, dict):
         raise DataError(where, tree, "`file: source` or `source: file` entries", "write one line per file")

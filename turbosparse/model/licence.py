@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import yaml
+from turbosparse.config.yaml_text import NotYaml, parse_yaml
 
 LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
 NOT_STATED = "not stated in its folder"
@@ -15,8 +15,8 @@ def model_licence(folder: Path) -> str:
     if card.startswith("---\n"):
         head = card.removeprefix("---\n").partition("\n---")[0]
         try:
-            values = yaml.safe_load(head)
-        except yaml.YAMLError:
+            values = parse_yaml(head)
+        except NotYaml:
             values = None
         if isinstance(values, dict) and isinstance(values.get("license"), str):
             return str(values["license"])

@@ -1,5 +1,6 @@
 """What the training stages share: from a recipe to a model folder, a history and a loss curve."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -120,6 +121,15 @@ def _collect(job: TrainJob, result: Checkpoint, folder: Path) -> dict[str, Any]:
     (folder / HISTORY_NAME).write_bytes(result.file(HISTORY_NAME))
     if TRACE_NAME in result.manifest.files:
         (folder / TRACE_NAME).write_bytes(result.file(TRACE_NAME))
+    _keep_unsent(Path(job.state_folder), folder)
     history = read_history(folder / HISTORY_NAME)
     plot_training(history, job.name, folder / "history.png")
     return summarise(history, job.recipe.num_steps)
+
+
+def _keep_unsent(state: Path, folder: Path) -> None:
+    """Keeps what W&B has not received beyond the state's end: `wandb sync` sends it."""
+    for run in sorted(state.glob("wandb/wandb/*run-*/run-*.wandb")):
+        kept = folder / "wandb" / run.parent.name / run.name
+        kept.parent.mkdir(parents=True)
+        shutil.copyfile(run, kept)

@@ -3,6 +3,7 @@
 Composer's WandBLogger needs wandb below 0.19 and with it protobuf below 6.
 """
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,11 @@ from turbosparse.train.job import TrainJob
 
 if TYPE_CHECKING:
     from wandb import Run
+
+SECONDS_TO_ANSWER = 30
+"""After this long at the start, W&B counts as out of reach."""
+SECONDS_TO_SEND = 120
+"""How long the end of training waits for figures that are still to be sent."""
 
 
 class WandbLogger(LoggerDestination):
@@ -56,9 +62,17 @@ class WandbLogger(LoggerDestination):
             self._run.log({"step": self._step, **metrics})
 
     def close(self, state: State, logger: Logger) -> None:  # noqa: ARG002 - Composer's form
-        """Ends the run."""
-        if self._run is not None:
+        """Ends the run; what W&B has taken is deleted here, the rest stays for `wandb sync`."""
+        if self._run is None:
+            return
+        folder, is_online = Path(self._run.dir).parent, not self._run.offline
+        try:
             self._run.finish()
+        except TimeoutError:
+            print(f"W&B did not take everything within {SECONDS_TO_SEND} s: the rest is kept", flush=True)
+        else:
+            if is_online:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _open(self, mode: Literal["online", "offline"]) -> "Run":
         import wandb  # noqa: PLC0415 - see init
@@ -82,6 +96,9 @@ class WandbLogger(LoggerDestination):
                 silent=True,
                 x_disable_meta=True,
                 x_save_requirements=False,
+                init_timeout=SECONDS_TO_ANSWER,
+                finish_timeout=SECONDS_TO_SEND,
+                finish_timeout_raises=True,
             ),
         )
         # A restart repeats steps: W&B would drop what is logged under a step that it has left behind.
