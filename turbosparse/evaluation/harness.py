@@ -6,7 +6,6 @@ import math
 import os
 import random
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from turbosparse.evaluation.ranks import ALONE, Ranks
 from turbosparse.evaluation.records import EvaluationResult
 from turbosparse.evaluation.suites import plan_tasks
 from turbosparse.progress import OnProgress, ignore_progress
+from turbosparse.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -84,10 +84,10 @@ def evaluate_model(
     options.computation.check(model)
     sources = Sources(data_folder, options.held_back)
     with ExitStack() as stack:
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="turbosparse-evaluate-"))
+        scratch = stack.enter_context(scratch_folder("turbosparse-evaluate-"))
         stack.enter_context(_quiet_harness())
         stack.enter_context(_seeded())
-        loaded = load_tasks(plan.tasks, sources, Path(scratch))
+        loaded = load_tasks(plan.tasks, sources, scratch)
         stack.enter_context(options.computation.applied_to(model))
         stack.enter_context(_evaluating(model))
         harness_model = _harness_model(model, tokenizer, options, on_progress, ranks)
