@@ -15,7 +15,7 @@ from turbosparse.model.mistral import TurboSparseMistralForCausalLM
 from turbosparse.model.mixtral import TurboSparseMixtralForCausalLM
 from turbosparse.model.observe import observe
 from turbosparse.train.levers import Levers, distillation_loss, load_teacher
-from turbosparse.train.levers.distillation import hidden_loss
+from turbosparse.train.levers.distillation import hidden_loss, hidden_weight
 from turbosparse.train.levers.penalty import warmed_up
 from turbosparse.train.levers.schedule import BlendedActivation
 
@@ -121,6 +121,7 @@ def test_hidden_states_teach_every_layer_but_the_embedding(model, batch, checkpo
     teacher.load_state_dict({name: value.clone() for name, value in model.state_dict().items()})
     config = DistillationConfig(weight=1e-9, hidden_weight=5.0)
     levers = Levers(recipe(distillation=config), model, teacher)
+    levers.start_step(0.9)
     assert levers.wants_hidden_states
     if checkpointed:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -135,6 +136,16 @@ def test_hidden_states_teach_every_layer_but_the_embedding(model, batch, checkpo
     assert float(term.detach()) == pytest.approx(expected, rel=1e-4)
     touched = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert {f"model.layers.{layer}.input_layernorm.weight" for layer in range(2)} <= touched
+
+
+def test_the_hidden_term_falls_and_then_costs_nothing(model, batch):
+    teacher = as_turbosparse(model, "swiglu").eval()
+    config = DistillationConfig(hidden_weight=8.0, hidden_share_of_steps=0.5)
+    assert [hidden_weight(config, step / 8) for step in (0, 2, 4, 7)] == pytest.approx([8.0, 4.0, 0.0, 0.0])
+    levers = Levers(recipe(distillation=config), model, teacher)
+    levers.start_step(0.5)
+    assert not levers.wants_hidden_states
+    assert "hidden_states" not in levers.losses(model(**batch), batch, 33)
 
 
 def test_a_teacher_is_frozen_and_knows_tokens_that_were_added(model, tmp_path):

@@ -23,6 +23,9 @@ class DistillationConfig(Config):
     """Factor of a further term: the squared distance between both models' residual streams after each
     layer, relative to the original's own square, mean over layers. It tells each layer what it lost
     instead of the last one alone. Needs a model of the original's width and layers, as conversion gives."""
+    hidden_share_of_steps: Annotated[float, Gt(0), Le(1)] | None = None
+    """Share of the steps over which `hidden_weight` falls to 0 along half a cosine; none: it stays. Early
+    on the term teaches fastest; later it holds the model to ways of the original that it can't keep."""
 
 
 class SparsityPenaltyConfig(Config):

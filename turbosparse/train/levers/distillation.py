@@ -1,5 +1,6 @@
 """Learning from the original model's predictions."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch.nn.functional import kl_div, log_softmax, mse_loss
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from turbosparse.config.levers import DistillationConfig
 from turbosparse.data.chat import IGNORED_LABEL
 from turbosparse.model.convert import add_vocabulary
 from turbosparse.model.folder import load_model
@@ -57,6 +59,14 @@ def hidden_loss(states: Sequence[Tensor], original: Sequence[Tensor]) -> Tensor:
         for ours, theirs in zip(states, original, strict=True)
     ]
     return torch.stack(distances).mean()
+
+
+def hidden_weight(config: DistillationConfig, progress_ratio: float) -> float:
+    """Returns the factor of `hidden_loss` at a point of the training, in [0, 1)."""
+    if config.hidden_share_of_steps is None:
+        return config.hidden_weight
+    share = progress_ratio / config.hidden_share_of_steps
+    return config.hidden_weight * 0.5 * (1 + math.cos(math.pi * share)) if share < 1 else 0.0
 
 
 @torch.no_grad()

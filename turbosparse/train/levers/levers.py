@@ -7,7 +7,12 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from turbosparse.config import TrainConfig
 from turbosparse.config.levers import DistillationConfig
 from turbosparse.model.observe import FFNActivations
-from turbosparse.train.levers.distillation import distillation_loss, hidden_loss, run_teacher
+from turbosparse.train.levers.distillation import (
+    distillation_loss,
+    hidden_loss,
+    hidden_weight,
+    run_teacher,
+)
 from turbosparse.train.levers.penalty import SparsityPenalty
 from turbosparse.train.levers.schedule import ActivationSchedule
 
@@ -39,6 +44,7 @@ class Levers:
         assert (teacher is None) == (recipe.distillation is None), "the teacher and its lever belong together"
         self._distillation = recipe.distillation
         self._teacher = teacher
+        self._hidden_weight = 0.0
         self._penalty = SparsityPenalty(recipe.sparsity_penalty) if recipe.sparsity_penalty else None
         schedule = recipe.activation_schedule
         self._schedule = ActivationSchedule(model, schedule.share_of_steps) if schedule else None
@@ -50,8 +56,8 @@ class Levers:
 
     @property
     def wants_hidden_states(self) -> bool:
-        """Whether the forward pass must return its hidden states."""
-        return self._distillation is not None and self._distillation.hidden_weight > 0
+        """Whether this step's forward pass must return its hidden states."""
+        return self._hidden_weight > 0
 
     @property
     def language_model_weight(self) -> float:
@@ -60,6 +66,8 @@ class Levers:
 
     def start_step(self, progress_ratio: float) -> None:
         """Opens an optimizer step; `progress_ratio` is the steps done over all steps, in [0, 1)."""
+        if self._distillation is not None:
+            self._hidden_weight = hidden_weight(self._distillation, progress_ratio)
         for lever in (self._penalty, self._schedule):
             if lever is not None:
                 lever.start_step(progress_ratio)
@@ -105,5 +113,5 @@ class Levers:
         if self.wants_hidden_states:
             # The first is the embedding: nothing was lost there.
             distance = hidden_loss(outputs.hidden_states[1:], original.hidden_states[1:])
-            terms["hidden_states"] = config.hidden_weight * distance
+            terms["hidden_states"] = self._hidden_weight * distance
         return terms
