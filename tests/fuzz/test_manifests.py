@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from mutations import JSON, fuzzed, mutated_bytes, mutated_trees, success_or_refusal
 
 from turbosparse.artifacts import ArtifactSpec, Store, Workspace
+from turbosparse.promotion import Champions, champions_artifacts
+from turbosparse.promotion.lease import check_free, take_lease
 from turbosparse.train.checkpoints import CheckpointStore
 
 CORPUS = ArtifactSpec("prepare", 1, {"num_tokens": 8}, inputs={"corpora": "abc"})
@@ -123,3 +125,30 @@ def test_a_checkpoint_of_other_bytes(checkpoint, data):
                 load_latest(checkpoint)
         finally:
             path.write_bytes(original)
+
+
+@fuzzed(st.data())
+def test_a_promotion_of_other_values(tmp_path_factory, data):
+    root = tmp_path_factory.mktemp("champions")
+    Champions(str(root)).promote(f"export/{'0' * 16}", "named", after=0)
+    (path,) = (root / ".champion").iterdir()
+    content = path.read_bytes()
+    changed = mutated_trees(json.loads(content)).map(lambda tree: json.dumps(tree).encode())
+    path.write_bytes(data.draw(changed | mutated_bytes(content)))
+    for ask in (Champions(str(root)).current, lambda: champions_artifacts(str(root))):
+        with success_or_refusal():
+            ask()
+
+
+@fuzzed(st.data())
+def test_a_lease_of_other_values(tmp_path_factory, data):
+    root = tmp_path_factory.mktemp("leases")
+    take_lease(str(root), "another run", 60.0)
+    (path,) = (root / ".lease").iterdir()
+    content = path.read_bytes()
+    changed = mutated_trees(json.loads(content)).map(lambda tree: json.dumps(tree).encode())
+    path.write_bytes(data.draw(changed | mutated_bytes(content)))
+    with success_or_refusal():
+        check_free(str(root))
+    with success_or_refusal():
+        take_lease(str(root), "this run", 60.0)

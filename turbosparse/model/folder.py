@@ -1,12 +1,13 @@
 """Model folders on disk: Hugging Face layout, safetensors only, no code from outside executed."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -58,11 +59,13 @@ def load_model(folder: str | Path) -> PreTrainedModel:
         ModelError: Not a folder of a known architecture, or weights are missing or left over.
     """
     config, tensors = open_folder(folder)
-    model = assemble(config, {name: read_tensor(tensor) for name, tensor in tensors.items()})
-    if (Path(folder) / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(str(folder), local_files_only=True)
-    dtype = config.dtype or model.get_input_embeddings().weight.dtype
-    return cast_weights(model, dtype).eval()
+    weights = {name: read_tensor(tensor) for name, tensor in tensors.items()}
+    with _odd_values_refused(Path(folder)):
+        model = assemble(config, weights)
+        if (Path(folder) / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(str(folder), local_files_only=True)
+        dtype = config.dtype or model.get_input_embeddings().weight.dtype
+        return cast_weights(model, dtype).eval()
 
 
 def open_folder(folder: str | Path) -> tuple[OurConfig, dict[str, StoredTensor]]:
@@ -72,12 +75,10 @@ def open_folder(folder: str | Path) -> tuple[OurConfig, dict[str, StoredTensor]]
         ModelError: As `load_model`.
     """
     values, stored = check_model_folder(folder), find_tensors(Path(folder))
-    try:
+    _check_counts(values, stored)
+    with _odd_values_refused(Path(folder)):
         config = _config_of(values, stored)
-    except StrictDataclassError as error:
-        remedy = f"fetch it again ({error})"
-        raise ModelError("config.json", str(folder), "values of the right types", remedy) from error
-    return config, to_ours(stored, config)
+        return config, to_ours(stored, config)
 
 
 def as_turbosparse(model: PreTrainedModel, activation: str) -> PreTrainedModel:
@@ -138,6 +139,18 @@ def restore_buffers(model: PreTrainedModel) -> None:
         model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
 
 
+@contextmanager
+def _odd_values_refused(folder: Path) -> Iterator[None]:
+    """Blames the configuration for whatever transformers' classes raise over values that make no model."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        remedy = f"fetch it again ({error})"
+        raise ModelError("config.json", str(folder), "values that make a model", remedy) from error
+
+
 def _config_of(values: dict[str, Any], stored: dict[str, StoredTensor]) -> OurConfig:
     model_type = values["model_type"]
     if model_type in RELEASED_TYPES:
@@ -158,6 +171,15 @@ def _read_json(folder: Path) -> dict[str, Any]:
             f"check the path ({error})",
         ) from error
     return values
+
+
+def _check_counts(values: dict[str, Any], stored: dict[str, StoredTensor]) -> None:
+    """Refuses more layers or experts than there are tensors, before anybody begins to build them."""
+    per_expert = any(".block_sparse_moe." in name for name in stored)
+    for name in ("num_hidden_layers", *(("num_local_experts",) if per_expert else ())):
+        if isinstance(values.get(name), int) and values[name] > len(stored):
+            remedy = "give a folder whose weights match its config.json"
+            raise ModelError(name, values[name], f"at most the folder's {len(stored)} tensors", remedy)
 
 
 def _check_is_plain_swiglu(values: dict[str, Any]) -> None:
