@@ -23,7 +23,7 @@ def sequences():
 
 def path_of(row, number, target):
     """The tokens that a wanted node sees, in the order of their positions."""
-    node = len(row) - row.num_wanted + row.places[number][target]
+    node = len(row.tokens) - row.num_wanted + row.places[number][target]
     seen = np.flatnonzero(row.sees[node])
     return row.tokens[seen][np.argsort(row.positions[seen])].tolist(), sorted(row.positions[seen].tolist())
 
@@ -31,9 +31,8 @@ def path_of(row, number, target):
 @pytest.mark.parametrize("token_cost", [ALWAYS_JOIN, 60.0, NEVER_JOIN])
 def test_each_target_is_predicted_from_exactly_what_stands_before_it(token_cost):
     wanted = sequences()
-    rows = plant(wanted, token_cost)
     found = set()
-    for row in rows:
+    for row in (tree.row() for tree in plant(wanted, token_cost)):
         for number in row.places:
             found.add(number)
             inputs, num_targets = wanted[number].inputs.tolist(), len(wanted[number].targets)
@@ -65,9 +64,9 @@ def test_a_context_is_cut_from_the_left_as_the_harness_cuts_it():
     assert cut.targets.tolist() == [20, 21]
 
 
-def test_batches_keep_rows_together_up_to_a_number_of_tokens():
-    rows = plant(sequences(), NEVER_JOIN)
-    parts = list(batches(rows, 64))
-    assert [row for part in parts for row in part] == rows
+def test_batches_keep_trees_together_up_to_a_number_of_tokens():
+    trees = plant(sequences(), NEVER_JOIN)
+    parts = list(batches(trees, 64))
+    assert [id(tree) for part in parts for tree in part] == list(map(id, trees))
     assert all(len(part) == 1 or len(part) * len(part[0]) <= 64 for part in parts)
-    assert list(batches(rows, 1)) == [[row] for row in rows]
+    assert [len(part) for part in batches(trees, 1)] == [1] * len(trees)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import has_bos_prefix
@@ -16,11 +17,12 @@ from turbosparse.evaluation.local_tasks import LOCAL_TASKS
 from turbosparse.evaluation.ranks import ALONE, Ranks
 from turbosparse.evaluation.scoring import Score, score
 from turbosparse.evaluation.tally import Tally
-from turbosparse.evaluation.trees import ScoredSequence
+from turbosparse.evaluation.trees import ScoredSequence, Tokens
 from turbosparse.inference.ffn import Mode
 from turbosparse.progress import OnProgress, Progress, ignore_progress
 
-Ids = list[int]
+ENCODED_AT_ONCE = 1_024
+"""Texts per call of the tokenizer, whose own lists of tokens take ten times an array's memory."""
 
 
 class HarnessModel(HFLM):
@@ -73,6 +75,8 @@ class HarnessModel(HFLM):
             total = sum(one.log_likelihood for one in found)
             _check_finite(request, total)
             log_likelihoods.append(total)
+            if not text:
+                continue
             # Beginning of text, where the tokenizer put one, is no token of the text.
             has_beginning = text[0].targets[0] == self.prefix_token_id
             of_text = torch.cat([one.log_probs for one in found])[int(has_beginning) :]
@@ -84,7 +88,7 @@ class HarnessModel(HFLM):
         prompts = []
         for request in requests:
             text, options = request.args
-            ids = self._encode([text])[text]
+            ids = self._encode([text])[text].tolist()
             prompt = Prompt.of(ids, options, self.max_length, self.max_gen_toks, self.tokenizer)
             if len(prompt.ids) < len(ids):
                 self.tally.count_too_long(request)
@@ -103,7 +107,7 @@ class HarnessModel(HFLM):
         windows = get_rolling_token_windows(ids, self.prefix_token_id, limit, context_len=1)
         return [ScoredSequence.of(*make_disjoint_window(window), limit) for window in windows]
 
-    def _encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[Ids, Ids]]:
+    def _encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[Tokens, Tokens]]:
         """Returns the tokens of contexts and continuations, split where the harness splits them."""
         moved = [_without_trailing_spaces(*pair) for pair in pairs]
         texts = (text for context, continuation in moved for text in (context, context + continuation))
@@ -117,21 +121,23 @@ class HarnessModel(HFLM):
                 found.append((ids, encoded[context + continuation][len(ids) :]))
         return found
 
-    def _after_nothing(self, continuation: str) -> tuple[Ids, Ids]:
-        ids = self.tok_encode(continuation, add_special_tokens=False)
-        first = self.prefix_token_id
-        return (ids[:1], ids[1:]) if ids[0] == first else ([first], ids)
+    def _after_nothing(self, continuation: str) -> tuple[Tokens, Tokens]:
+        ids = np.asarray(self.tok_encode(continuation, add_special_tokens=False), dtype=np.int32)
+        first = np.asarray([self.prefix_token_id], dtype=np.int32)
+        return (ids[:1], ids[1:]) if ids[0] == first[0] else (first, ids)
 
-    def _encode(self, texts: Iterable[str]) -> dict[str, Ids]:
-        """Returns each different text's tokens, all texts tokenized in one call."""
+    def _encode(self, texts: Iterable[str]) -> dict[str, Tokens]:
+        """Returns each different text's tokens; many texts are tokenized in one call."""
         beginning = self.tokenizer.decode(self.prefix_token_id)
-        found: dict[str, Ids] = {}
         begun = {text: has_bos_prefix(text, beginning) for text in texts}
+        found: dict[str, Tokens] = {}
         for has_beginning in (False, True):
             alike = [text for text, has in begun.items() if has == has_beginning]
-            if alike:
-                options = {"add_special_tokens": False} if has_beginning else {}
-                found |= zip(alike, self.tokenizer(alike, **options)["input_ids"], strict=True)
+            options = {"add_special_tokens": False} if has_beginning else {}
+            for start in range(0, len(alike), ENCODED_AT_ONCE):
+                some = alike[start : start + ENCODED_AT_ONCE]
+                encoded = self.tokenizer(some, **options)["input_ids"]
+                found |= zip(some, (np.asarray(ids, dtype=np.int32) for ids in encoded), strict=True)
         return found
 
     def _reporter(self, total: int) -> Callable[[int], None]:
@@ -151,9 +157,9 @@ def is_local(request: Any) -> bool:
 
 
 def _check_fits(request: Any, num_tokens: int, limit: int) -> None:
-    if num_tokens > limit:
+    if not 0 < num_tokens <= limit:
         name = f"{request.task_name}, item {request.doc_id}"
-        expected = f"continuations of at most the model's context of {limit} tokens"
+        expected = f"continuations of 1 token to the model's context of {limit} tokens"
         raise DataError(name, f"{num_tokens} tokens", expected, "evaluate a model with a longer context")
 
 

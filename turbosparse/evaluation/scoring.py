@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -48,10 +49,10 @@ def score(
         ranks: who shares the work.
     """
     limit = max_batch_tokens or MAX_BATCH_TOKENS.get(model.device.type, MAX_BATCH_TOKENS["cuda"])
-    rows = plant(sequences, token_cost(model))
+    trees = plant(sequences, token_cost(model))
     found: dict[int, Score] = {}
-    for batch in batches(ranks.share(rows), limit):
-        scored = _score_batch(model, batch, sequences)
+    for batch in batches(ranks.share(trees), limit):
+        scored = _score_batch(model, [tree.row() for tree in batch], sequences)
         found |= scored
         if on_scored is not None:
             on_scored(len(scored) * ranks.size)
@@ -72,33 +73,49 @@ def token_cost(model: PreTrainedModel) -> float:
 def _score_batch(
     model: PreTrainedModel, rows: Sequence[TreeRow], sequences: Sequence[ScoredSequence]
 ) -> dict[int, Score]:
-    num_wanted = max(row.num_wanted for row in rows)
-    logits = _forward(model, rows, num_wanted)
-    found: dict[int, Score] = {}
-    for row, row_logits in zip(rows, logits, strict=True):
-        # In the logits' own dtype, as the harness does it: its figures are to be ours.
-        log_probs = row_logits[num_wanted - row.num_wanted :].log_softmax(-1)
-        likeliest = log_probs.argmax(-1)
-        for number, places in row.places.items():
-            places_here = torch.from_numpy(places).to(log_probs.device)
-            targets = torch.from_numpy(sequences[number].targets).to(log_probs.device)
-            is_greedy = bool((likeliest[places_here] == targets).all())
-            found[number] = Score(log_probs[places_here, targets].cpu(), is_greedy)
-    return found
+    # In the logits' own dtype, as the harness does it: its figures are to be ours.
+    log_probs = _wanted_logits(model, rows).log_softmax(-1)
+    numbers: list[int] = []
+    nodes: list[NDArray[np.int64]] = []
+    first = 0
+    for row in rows:
+        numbers += row.places
+        nodes += [first + places for places in row.places.values()]
+        first += row.num_wanted
+    targets = [sequences[number].targets for number in numbers]
+    node, target = (
+        torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(log_probs.device)
+        for parts in (nodes, targets)
+    )
+    lengths = [len(one) for one in targets]
+    of_targets = log_probs[node, target].cpu().split(lengths)
+    are_likeliest = (log_probs.argmax(-1)[node] == target).cpu().split(lengths)
+    return {
+        number: Score(of_sequence, bool(are.all()))
+        for number, of_sequence, are in zip(numbers, of_targets, are_likeliest, strict=True)
+    }
 
 
-def _forward(model: PreTrainedModel, rows: Sequence[TreeRow], num_wanted: int) -> Tensor:
-    """Returns the logits of the rows' last `num_wanted` nodes: [rows, num_wanted, vocabulary].
+def _wanted_logits(model: PreTrainedModel, rows: Sequence[TreeRow]) -> Tensor:
+    """Returns the logits of all rows' wanted nodes, row after row: [nodes, vocabulary]."""
+    num_kept = max(row.num_wanted for row in rows)
+    logits = _forward(model, rows, num_kept)
+    wanted = [row_logits[num_kept - row.num_wanted :] for row, row_logits in zip(rows, logits, strict=True)]
+    return torch.cat(wanted)
+
+
+def _forward(model: PreTrainedModel, rows: Sequence[TreeRow], num_kept: int) -> Tensor:
+    """Returns the logits of the rows' last `num_kept` nodes: [rows, num_kept, vocabulary].
 
     Rows are padded on the left, so that the wanted nodes of all end together.
     """
-    length = len(rows[0])
+    length = len(rows[0].tokens)
     tokens = np.zeros((len(rows), length), dtype=np.int64)
     positions = np.zeros((len(rows), length), dtype=np.int64)
     # Padding sees itself: a row of a mask that sees nothing gives no number.
     sees = np.repeat(np.eye(length, dtype=bool)[None], len(rows), axis=0)
     for number, row in enumerate(rows):
-        start = length - len(row)
+        start = length - len(row.tokens)
         tokens[number, start:], positions[number, start:] = row.tokens, row.positions
         sees[number, start:, start:] = row.sees
     if (window := getattr(model.config, "sliding_window", None)) is not None:
@@ -109,7 +126,7 @@ def _forward(model: PreTrainedModel, rows: Sequence[TreeRow], num_wanted: int) -
         position_ids=torch.from_numpy(positions).to(device),
         attention_mask=_additive(torch.from_numpy(sees).to(device), model.dtype)[:, None],
         use_cache=False,
-        logits_to_keep=num_wanted,
+        logits_to_keep=num_kept,
     )
     logits: Tensor = output.logits
     return logits

@@ -14,6 +14,7 @@ from turbosparse.data.held_back import read_documents
 from turbosparse.data.layout import HELD_BACK_NAME
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.evaluation.harness import EvaluationOptions, evaluate_model
+from turbosparse.evaluation.modes import Computation
 from turbosparse.evaluation.records import write_result
 from turbosparse.model.device import on_best_device
 from turbosparse.model.folder import load_model
@@ -35,7 +36,8 @@ def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
     corpus = require(run, Specs(run).evaluate.parents["corpus"]).folder()
     model, tokenizer = on_best_device(load_model(folder)), load_tokenizer(folder)
     wanted, data = run.config.evaluate, run.placement.evaluation_data
-    options = EvaluationOptions(held_back=corpus / HELD_BACK_NAME)
+    computation = Computation(wanted.mode, wanted.topk_ratio)
+    options = EvaluationOptions(wanted.num_fewshot, computation, corpus / HELD_BACK_NAME)
     data_folder = None if data is None else Path(data)
     found = evaluate_model(
         model, tokenizer, wanted.tasks, data_folder, wanted.limit, listener.on_progress, options
