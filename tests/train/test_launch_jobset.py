@@ -104,6 +104,18 @@ def test_secrets_are_named_and_never_shown():
         validate(JobSetConfig, {**CONFIG, "environment": {"WANDB_API_KEY": "x"}}, source="the test")
 
 
+def test_pods_are_locked_as_the_clusters_strictest_standard_asks():
+    pod = pod_of(manifest(rdma_resource=None))
+    assert pod["automountServiceAccountToken"] is False, "ranks ask the API nothing"
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    locked = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert pod["containers"][0]["securityContext"] == locked
+    with_rdma = pod_of(manifest())["containers"][0]["securityContext"]["capabilities"]
+    assert with_rdma == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+    assert pod_of(manifest(allow_root=True))["securityContext"]["runAsNonRoot"] is False
+
+
 def test_evictions_restart_without_counting_and_crashes_count():
     jobset = manifest()
     policy = jobset["spec"]["failurePolicy"]

@@ -16,11 +16,16 @@ def licences_section(stages: dict[str, Manifest]) -> str:
         described = behind if isinstance(behind, dict) else {"instructions": str(behind)}
         rows += [("instructions", name, text) for name, text in described.items()]
     lines = [("what", "name", "licence"), ("---",) * 3, *rows]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = "\n".join(f"| {' | '.join(map(_in_table, line))} |" for line in lines)
     return (
         "Whoever publishes this model decides under which licence, and has to heed those of what it was made "
         f"of. The modelling code is Apache-2.0.\n\n{table}"
     )
+
+
+def _in_table(text: str) -> str:
+    # Some of it was read from a model's folder.
+    return text.replace("|", "\\|")
 
 
 def _original(stages: dict[str, Manifest]) -> tuple[str, str]:
