@@ -58,6 +58,22 @@ def test_bf16_weights_are_read_exactly(num_tokens):
     torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-3)
 
 
+@pytest.mark.parametrize("num_columns", [4096 + 4096 + 64 + 37, 128, 32, 5])
+def test_int8_weights_meet_bf16_tokens_to_more_than_bf16s_bits(num_columns):
+    """Tokens become integers of 16 bits there: the largest weights and tokens must not overflow their sums."""
+    generator = torch.Generator().manual_seed(1)
+    matrix, x = (
+        torch.randn(9, num_columns, generator=generator),
+        torch.randn(2, num_columns, generator=generator),
+    )
+    matrix[0], x[0] = 3.0, 3.0
+    weight, x = quantize(matrix, "int8"), x.bfloat16()
+    found = torch.ops.turbosparse.linear(x, *weight).double()
+    expected = x.double() @ dequantize(weight).double().T
+    torch.testing.assert_close(found, expected, rtol=2**-8, atol=2**-12 * num_columns)
+    assert not torch.ops.turbosparse.linear(torch.zeros_like(x), *weight).any()
+
+
 @pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
 def test_linear_equals_torchs_own(quantization):
     x, (weight, *_), _ = make(quantization, num_tokens=2)

@@ -5,8 +5,11 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <vector>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -101,6 +104,7 @@ inline Words widen(Halves halves) {
 // Each kind of weight says how kLanes of a block become floats: those of the block's part number `part`.
 // Where a row need not be whole blocks, `count` says how many of them there are.
 struct Float32 {
+  using Input = float;
   static constexpr int64_t kBits = 32;
   static constexpr int64_t kBlock = 64;
   static constexpr bool kWholeBlocks = false;
@@ -109,6 +113,7 @@ struct Float32 {
 };
 
 struct BFloat16 {
+  using Input = float;
   static constexpr int64_t kBits = 16;
   static constexpr int64_t kBlock = 64;
   static constexpr bool kWholeBlocks = false;
@@ -122,6 +127,7 @@ struct BFloat16 {
 };
 
 struct Int8 {
+  using Input = float;
   static constexpr int64_t kBits = 8;
   static constexpr int64_t kBlock = 64;
   static constexpr bool kWholeBlocks = false;
@@ -134,8 +140,15 @@ struct Int8 {
   }
 };
 
+// int8 weights for tokens of bf16, which 16-bit integers hold as well: a product of integers takes a third of
+// the instructions of one of floats, and a row is read as fast as memory gives it.
+struct Int8ByIntegers : Int8 {
+  using Input = int16_t;
+};
+
 // A block's byte i holds weight i in its low half and weight i + 16 in its high half, each plus 8.
 struct Int4 {
+  using Input = float;
   static constexpr int64_t kBits = 4;
   static constexpr int64_t kBlock = 32;
   static constexpr bool kWholeBlocks = true;
@@ -203,6 +216,46 @@ inline Floats last_products(const uint8_t* row, const float* x, const Group& gro
   return (Floats)((Ints)products & is_left);
 }
 
+// Adds the products of as many columns as two registers of floats hold, by pairs.
+inline Ints add_products(Ints total, const uint8_t* row, const int16_t* x) {
+#if defined(__AVX512BW__)
+  const __m512i wide = _mm512_cvtepi8_epi16(load<__m256i>(row));
+  return (Ints)_mm512_add_epi32((__m512i)total, _mm512_madd_epi16(wide, load<__m512i>(x)));
+#elif defined(__AVX2__)
+  const __m256i wide = _mm256_cvtepi8_epi16(load<__m128i>(row));
+  return (Ints)_mm256_add_epi32((__m256i)total, _mm256_madd_epi16(wide, load<__m256i>(x)));
+#else
+  for (int64_t half = 0; half < 2; ++half)
+    total += widen(load<SignedBytes>(row + half * kLanes)) *
+             __builtin_convertvector(load<Shorts>(x + half * kLanes), Ints);
+  return total;
+#endif
+}
+
+// Returns the dot product of a row of int8 with x [columns] of 16-bit integers.
+template <class Weights>
+float dot(const Matrix& matrix, int64_t number, const int16_t* x, const uint8_t* later) {
+  constexpr int64_t kStep = 2 * kLanes, kSums = 4;
+  constexpr int64_t kColumnsPerSum = 4096;  // a quarter of what products of 127 and 32767 leave room for
+  const uint8_t* row = matrix.row(number);
+  Floats total{};
+  int64_t column = 0;
+  while (column + kStep <= matrix.num_columns) {
+    const int64_t end = std::min(column + kColumnsPerSum, matrix.num_columns);
+    Ints sums[kSums] = {};
+    for (; column + kSums * kStep <= end; column += kSums * kStep) {
+      for (int64_t byte = 0; byte < kSums * kStep; byte += 64) __builtin_prefetch(later + column + byte, 0, 2);
+      for (int64_t i = 0; i < kSums; ++i)
+        sums[i] = add_products(sums[i], row + column + i * kStep, x + column + i * kStep);
+    }
+    for (; column + kStep <= end; column += kStep) sums[0] = add_products(sums[0], row + column, x + column);
+    for (const Ints& part : sums) total += __builtin_convertvector(part, Floats);
+  }
+  int32_t last = 0;
+  for (; column < matrix.num_columns; ++column) last += static_cast<int8_t>(row[column]) * x[column];
+  return (sum(total) + static_cast<float>(last)) * matrix.scale(number, 0);
+}
+
 // Returns the dot product of a row with x [columns].
 template <class Weights>
 float dot(const Matrix& matrix, int64_t number, const float* x, const uint8_t* later) {
@@ -254,5 +307,43 @@ void accumulate(const Matrix& matrix, int64_t number, float factor, float* outpu
     }
   }
 }
+
+// Tokens [tokens, columns] as a kind of weight is multiplied with.
+template <class Weights>
+class Tokens {
+ public:
+  using Input = typename Weights::Input;
+
+  Tokens(const float* x, int64_t num_tokens, int64_t num_columns) : x_(x), num_columns_(num_columns) {
+    if constexpr (is_integer)
+      for (int64_t token = 0; token < num_tokens; ++token) round(x + token * num_columns);
+  }
+
+  float dot(const Matrix& matrix, int64_t row, int64_t token, const uint8_t* later) const {
+    if constexpr (is_integer)
+      return turbosparse::dot<Weights>(matrix, row, &integers_[token * num_columns_], later) * scales_[token];
+    else
+      return turbosparse::dot<Weights>(matrix, row, x_ + token * num_columns_, later);
+  }
+
+ private:
+  static constexpr bool is_integer = std::is_same_v<Input, int16_t>;
+
+  void round(const float* token) {
+    float largest = 0;
+    for (int64_t i = 0; i < num_columns_; ++i) largest = std::max(largest, std::fabs(token[i]));
+    const float per_unit = largest > 0 ? 32767 / largest : 1;
+    const int64_t first = integers_.size();
+    integers_.resize(first + num_columns_);
+    for (int64_t i = 0; i < num_columns_; ++i)
+      integers_[first + i] = static_cast<int16_t>(token[i] * per_unit + std::copysign(0.5f, token[i]));
+    scales_.push_back(1 / per_unit);
+  }
+
+  const float* x_;
+  const int64_t num_columns_;
+  std::vector<int16_t> integers_;
+  std::vector<float> scales_;
+};
 
 }  // namespace turbosparse

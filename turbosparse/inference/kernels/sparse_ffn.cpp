@@ -34,13 +34,13 @@ Matrix matrix_of(const Tensor& weight, const optional<Tensor>& scales) {
   };
 }
 
-// Calls `function` with the kind of weight that a tensor's dtype stands for.
+// Calls `function` with the kind of weight that a tensor's dtype stands for, beside tokens of x's.
 template <class Function>
-void dispatch(const Tensor& weight, Function&& function) {
+void dispatch(const Tensor& weight, const Tensor& x, Function&& function) {
   switch (weight.scalar_type()) {
     case at::kFloat: return function(Float32{});
     case at::kBFloat16: return function(BFloat16{});
-    case at::kChar: return function(Int8{});
+    case at::kChar: return x.scalar_type() == at::kFloat ? function(Int8{}) : function(Int8ByIntegers{});
     case at::kByte: return function(Int4{});
     default: TORCH_CHECK(false, "no CPU kernel for weights of ", weight.scalar_type());
   }
@@ -127,14 +127,14 @@ class RowsInTurn {
 
 // Multiplies this thread's candidates by relu(row . x).
 template <class Weights>
-void multiply(const Matrix& matrix, const Call& call, Candidates& candidates) {
+void multiply(const Matrix& matrix, const Tokens<Weights>& tokens, Candidates& candidates, int64_t num_tokens) {
   const Share share(candidates.size());
   const RowsInTurn<Weights> rows(matrix, candidates.neurons, share);
   for (int64_t i = share.begin; i < share.end; ++i) {
-    for (int64_t token = 0; token < call.num_tokens; ++token) {
-      float& value = candidates.values[i * call.num_tokens + token];
-      const float* x = call.x + token * call.hidden_size();
-      if (value > 0) value *= std::max(0.0f, dot<Weights>(matrix, candidates.neurons[i], x, rows.after(i)));
+    for (int64_t token = 0; token < num_tokens; ++token) {
+      float& value = candidates.values[i * num_tokens + token];
+      if (value > 0)
+        value *= std::max(0.0f, tokens.dot(matrix, candidates.neurons[i], token, rows.after(i)));
     }
   }
 }
@@ -182,17 +182,18 @@ void add_sums(const std::vector<float>& sums, int64_t count, float* output) {
 template <class Weights>
 void compute(const Call& call, float* output, int64_t* rows_read) {
   Candidates candidates = first_candidates(call);
+  const Tokens<Weights> tokens(call.x, call.num_tokens, call.hidden_size());
   const int64_t count = call.num_tokens * call.hidden_size();
   const int num_threads = num_threads_for(call.gate);
   std::vector<float> sums(num_threads * count);
   int64_t num_read[3] = {candidates.size(), 0, 0};
 #pragma omp parallel num_threads(num_threads)
   {
-    multiply<Weights>(call.gate, call, candidates);
+    multiply(call.gate, tokens, candidates, call.num_tokens);
 #pragma omp barrier
 #pragma omp single
     keep_positive(candidates, call.num_tokens), num_read[1] = candidates.size();
-    multiply<Weights>(call.up, call, candidates);
+    multiply(call.up, tokens, candidates, call.num_tokens);
 #pragma omp barrier
 #pragma omp single
     keep_positive(candidates, call.num_tokens), num_read[2] = candidates.size();
@@ -217,7 +218,7 @@ Tensor sparse_ffn(const Tensor& x, const Tensor& gate, const Tensor& up, const T
                   active ? mask.const_data_ptr<bool>() : nullptr,
                   tokens.numel() / tokens.size(-1)};
   int64_t* counts = rows_read ? rows_read->mutable_data_ptr<int64_t>() : nullptr;
-  dispatch(gate, [&](auto weights) {
+  dispatch(gate, x, [&](auto weights) {
     compute<decltype(weights)>(call, output.mutable_data_ptr<float>(), counts);
   });
   return output.to(x.scalar_type());
@@ -225,14 +226,14 @@ Tensor sparse_ffn(const Tensor& x, const Tensor& gate, const Tensor& up, const T
 
 template <class Weights>
 void multiply_all(const Matrix& matrix, const float* x, int64_t num_tokens, float* output) {
+  const Tokens<Weights> tokens(x, num_tokens, matrix.num_columns);
 #pragma omp parallel num_threads(num_threads_for(matrix))
   {
     const Share share(matrix.num_rows);
     for (int64_t row = share.begin; row < share.end; ++row) {
       const uint8_t* later = matrix.row(std::min(row + kRowsAhead, share.end - 1));
       for (int64_t token = 0; token < num_tokens; ++token)
-        output[token * matrix.num_rows + row] =
-            dot<Weights>(matrix, row, x + token * matrix.num_columns, later);
+        output[token * matrix.num_rows + row] = tokens.dot(matrix, row, token, later);
     }
   }
 }
@@ -242,7 +243,7 @@ Tensor linear(const Tensor& x, const Tensor& weight, const optional<Tensor>& sca
   auto sizes = x.sizes().vec();
   sizes.back() = weight.size(0);
   const Tensor output = at::empty(sizes, tokens.options());
-  dispatch(weight, [&](auto weights) {
+  dispatch(weight, x, [&](auto weights) {
     multiply_all<decltype(weights)>(matrix_of(weight, scales), tokens.const_data_ptr<float>(),
                                     tokens.numel() / tokens.size(-1), output.mutable_data_ptr<float>());
   });
