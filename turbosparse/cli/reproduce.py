@@ -1,8 +1,7 @@
 """`reproduce`: the paper's tables and figures as files."""
 
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +12,7 @@ from turbosparse.cli.common import (
     RanksOption,
     RootOption,
     SetOption,
+    SourceOption,
     TokenizerOption,
     WorkersOption,
     console,
@@ -21,16 +21,24 @@ from turbosparse.cli.common import (
 )
 from turbosparse.config import Placement, read_overrides, validate
 
+if TYPE_CHECKING:
+    from turbosparse.reproduce.common import Request
+
 app = typer.Typer()
 
 Name = Literal[
+    "all",
     "table1",
     "table2",
     "table3",
     "table4",
+    "table5",
+    "table6",
     "table7",
     "table8",
     "table10",
+    "table12",
+    "table13",
     "figure3",
     "figure4",
     "figure5",
@@ -47,7 +55,8 @@ def reproduce(
     name: Annotated[
         Name,
         typer.Argument(
-            help="Table or figure; activated: activated parameters; recovery: a real model recovered."
+            help="Table or figure, or all of them; activated: activated parameters; recovery: a real model "
+            "recovered."
         ),
     ],
     models: Annotated[
@@ -55,14 +64,20 @@ def reproduce(
     ] = None,
     text: Annotated[Path | None, typer.Option(help="Text file, or JSONL with a text field.")] = None,
     data: Annotated[Path | None, typer.Option(help="Data folder of the tasks.")] = None,
-    tasks: Annotated[str, typer.Option(help="Comma-separated tasks, for figure5 and table10.")] = "",
+    tasks: Annotated[
+        str, typer.Option(help="Comma-separated tasks, for figure5 and tables 6, 10, 13; none: the paper's.")
+    ] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="Items per task.")] = None,
     num_tokens: Annotated[int, typer.Option(min=2, help="Tokens to measure at the most.")] = 65_536,
     scale: Annotated[
         Literal["tiny", "300m", "7b"],
-        typer.Option(help="What table2, figure4 and table10 train, and table4 prepares (7b: table4 only)."),
+        typer.Option(help="What is prepared and trained here where no --model is given."),
     ] = "tiny",
     dry: Annotated[bool, typer.Option("--dry-run", help="Apply the scale's dry_run block.")] = False,
+    source: SourceOption = None,
+    moe_source: Annotated[
+        str | None, typer.Option(help="Hugging Face folder of the SwiGLU mixture of experts.")
+    ] = None,
     assignments: SetOption = None,
     config: ConfigOption = None,
     corpora: CorporaOption = None,
@@ -74,14 +89,11 @@ def reproduce(
     as_json: JsonOption = False,
 ) -> None:
     """Measure a table or figure of the paper; write it as JSON, Markdown, PNG and CSV."""
-    from turbosparse.reproduce.common import (  # noqa: PLC0415 - transformers takes seconds
-        Request,
-        as_record,
-        write_reproduction,
-    )
+    from turbosparse.reproduce.common import Request  # noqa: PLC0415 - transformers takes seconds
 
     placement = {
         "root": root,
+        "source": source,
         "corpora": corpora,
         "tokenizer": tokenizer,
         "num_ranks": num_ranks,
@@ -100,9 +112,21 @@ def reproduce(
             dry_run=dry,
             overrides=read_overrides(config, assignments or []),
             placement=validate(Placement, placement, source="the command line"),
+            moe_source=moe_source,
             listener=listener,
         )
-        result = import_module(f"turbosparse.reproduce.{name}").reproduce(request)
-    files = write_reproduction(result, out)
-    console.print("\n".join(str(path) for path in files))
-    finish(as_record(result), as_json)
+        report, files = _reproduce(name, request)
+    console.print("\n".join(str(out / name) for name in files))
+    finish(report, as_json)
+
+
+def _reproduce(name: Name, request: "Request") -> tuple[dict[str, Any], list[str]]:
+    """Returns what was measured, and the names of the files that hold it."""
+    from turbosparse.reproduce.common import as_record, write_reproduction  # noqa: PLC0415
+    from turbosparse.reproduce.everything import reproduce_all, reproduce_one  # noqa: PLC0415
+
+    if name == "all":
+        summary = reproduce_all(request)
+        return {"name": name, **summary}, summary["index"]
+    result = reproduce_one(name, request)
+    return as_record(result), [path.name for path in write_reproduction(result, request.out)]

@@ -66,7 +66,7 @@ def open_evaluation(where: str) -> EvaluationResult:
     if (Path(where) / RESULTS_FILE).is_file():
         return read_result(Path(where))
     artifact = open_artifact(where)
-    if artifact.manifest.kind != "evaluate":
+    if RESULTS_FILE not in artifact.manifest.files:
         raise DataError("evaluation", where, "an evaluate artifact", "see turbosparse store ls")
     return read_result(artifact.folder())
 

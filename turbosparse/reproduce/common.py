@@ -50,7 +50,9 @@ class Request:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """Changes to the preset."""
     placement: Placement = field(default_factory=Placement)
-    """Root, corpora and ranks of what is trained or prepared here."""
+    """Root, source, corpora and ranks of what is trained or prepared here."""
+    moe_source: str | None = None
+    """Hugging Face folder of the SwiGLU mixture of experts, for what compares it with the dense model."""
     listener: Listener = field(default_factory=Listener)
     """Hears of the stages' progress."""
 
@@ -75,6 +77,8 @@ class Reproduction:
     """CSV files of what the plots show."""
     headline: Mapping[str, Any] = field(default_factory=dict)
     """What stands at the top of the JSON, beside `measured`."""
+    differs: str = ""
+    """What differs from the paper: scale, data, hardware."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,14 @@ def open_scaled(request: Request, overrides: Mapping[str, Any]) -> Run:
     """
     from_random = merge({"convert": {"source": "random", "base": None}}, dict(overrides))
     tree = merge(dict(request.overrides), from_random)
-    dry_run = request.dry_run or request.scale == "tiny"
-    return open_run(PRESETS[request.scale], tree, dry_run, request.placement)
+    # A source would be converted: these models have none.
+    placement = request.placement.model_copy(update={"source": None})
+    return open_run(PRESETS[request.scale], tree, is_dry(request), placement)
+
+
+def is_dry(request: Request) -> bool:
+    """Returns whether the preset's dry_run block applies."""
+    return request.dry_run or request.scale == "tiny"
 
 
 def loaded_models(request: Request) -> Iterator[LoadedModel]:
@@ -183,6 +193,7 @@ def as_record(result: Reproduction) -> dict[str, Any]:
         "measured": result.measured,
         "paper": result.paper,
         "notes": list(result.notes),
+        "differs": result.differs,
         "plots": [path.name for path in result.plots],
         "tables": [path.name for path in result.tables],
     }
@@ -197,6 +208,7 @@ def _markdown(result: Reproduction) -> str:
     table = [_row(result.header), _row(["---"] * len(result.header)), *map(_row, result.rows)]
     lines = [f"# {result.title}", "", *table, ""]
     lines += [f"- {note}" for note in result.notes]
+    lines += ["", f"**What differs.** {result.differs}"] if result.differs else []
     for path in result.plots:
         lines += ["", f"![{path.stem}]({path.name})"]
     return "\n".join(lines) + "\n"

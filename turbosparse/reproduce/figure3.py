@@ -4,8 +4,10 @@ from turbosparse.analysis.histogram import EDGES, Histogram
 from turbosparse.analysis.statistics import PARTS, AnalysisPlan
 from turbosparse.reports.activation_plots import Panel, plot_distributions
 from turbosparse.reproduce.common import Reproduction, Request, analysed_models, percent
+from turbosparse.reproduce.made import ORIGINAL, RELU, given_or_made
 
 LAYER = 0
+MODELS = (ORIGINAL, RELU)
 PAPER = {
     "ReLULlama-7B": "combined more concentrated around 0 than Llama-2-7B's; gate without negatives",
     "Llama-2-7B": "up distributed as ReLULlama-7B's: much of it below 0",
@@ -15,13 +17,17 @@ PAPER = {
 def reproduce(request: Request) -> Reproduction:
     """Draws layer 0's activations of each model and measures how many are zero and below zero.
 
+    Where no model is given, it makes two.
+
     Raises:
-        DataError: No model or no text.
+        DataError: Models without text.
+        TurboSparseError: The models can't be made as requested.
 
     Reference: Figure 3 and Section 3.1 of the paper.
     """
+    given = given_or_made(request, MODELS)
     measured, panels, rows = {}, [], []
-    for loaded, analysis in analysed_models(request, AnalysisPlan()):
+    for loaded, analysis in analysed_models(given.request, AnalysisPlan()):
         parts = {part: analysis.histogram(part, analysis.units_of(LAYER)) for part in PARTS}
         label = f"{loaded.label} ({loaded.activation})"
         panels.append([Panel(f"{label}\n{part}", {"layer 0": parts[part]}) for part in PARTS])
@@ -44,9 +50,10 @@ def reproduce(request: Request) -> Reproduction:
         measured=measured,
         paper=PAPER,
         notes=[
+            *given.notes,
             "Gate, up and combined as in Equation 1; under dReLU both gate and up are rectified. A mixture "
             "of experts' layer pools the experts.",
-            "The paper gives this figure as a picture without numbers; the words are its text's.",
+            "The paper gives this figure as a picture: its points are not in the text; the words are.",
         ],
         plots=[plot],
     )

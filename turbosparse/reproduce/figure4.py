@@ -59,7 +59,7 @@ def reproduce(request: Request) -> Reproduction:
             describe_scale(request, arms[0]),
             f"Nats per token. Quarter, half and three quarters are smoothed: the mean over the last "
             f"{smoothed_steps(len(curves[0].loss))} steps.",
-            "The paper gives this figure as a picture without numbers; the words are its text's.",
+            "The paper gives this figure as a picture: its points are not in the text; the words are.",
         ],
         plots=[plot],
         tables=[table],

@@ -1,5 +1,6 @@
 """Figure 5: (a) accuracy against sparsity, (b) distribution of activations, dense and mixture of experts."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from turbosparse.analysis.statistics import AnalysisPlan, analyse
 from turbosparse.analysis.text import iterate_windows, read_texts
 from turbosparse.analysis.topk import topk_mask
 from turbosparse.errors import DataError
-from turbosparse.evaluation.harness import evaluate_model
+from turbosparse.evaluation.harness import EvaluationOptions, evaluate_model
 from turbosparse.reports.activation_plots import Panel, plot_against_sparsity, plot_distributions
 from turbosparse.reproduce.common import (
     LoadedModel,
@@ -18,8 +19,10 @@ from turbosparse.reproduce.common import (
     percent,
     required_text,
 )
+from turbosparse.reproduce.made import MOE_ORIGINAL, ORIGINAL, Given, given_or_made
 
 SPARSITIES = (0.0, 0.25, 0.5, 0.7, 0.8, 0.9)
+MODELS = (MOE_ORIGINAL, ORIGINAL)
 PAPER_TASKS = ("winogrande", "truthfulqa_mc2", "piqa", "lambada_openai", "arc_easy", "arc_challenge")
 PAPER_MODELS = ("Deepseek-MoE", "Qwen1.5-MoE", "Mixtral", "Llama-2-7B")
 PAPER = {
@@ -31,13 +34,20 @@ PAPER = {
 
 
 def reproduce(request: Request) -> Reproduction:
-    """Measures mean accuracy by sparsity, where tasks are given, and draws combined activations.
+    """Measures mean accuracy by sparsity, where tasks or their data are given, and draws activations.
+
+    Where no model is given, it makes a mixture of experts and a dense model.
 
     Raises:
-        DataError: No model or no text, or a task that can't be run or has no accuracy.
+        DataError: Models without text, or a task that can't be run or has no accuracy.
+        TurboSparseError: The models can't be made as requested.
 
     Reference: Figure 5 and Section 4 of the paper.
     """
+    if request.data is not None and not request.tasks:
+        request = replace(request, tasks=PAPER_TASKS)
+    given = given_or_made(request, MODELS)
+    request = given.request
     required_text(request)
     measured: dict[str, Any] = {}
     histograms: dict[str, Histogram] = {}
@@ -45,7 +55,7 @@ def reproduce(request: Request) -> Reproduction:
         histograms[loaded.label] = _combined(request, loaded)
         measured[loaded.label] = {
             "activation": loaded.activation,
-            "accuracy": _accuracies(request, loaded) if request.tasks else None,
+            "accuracy": _accuracies(given, loaded) if request.tasks else None,
             "why": None if request.tasks else "no evaluation tasks were named",
         }
     rows = [_row(label, figures, bool(request.tasks)) for label, figures in measured.items()]
@@ -57,7 +67,7 @@ def reproduce(request: Request) -> Reproduction:
         rows=rows,
         measured=measured | {"sparsities": SPARSITIES, "tasks": list(request.tasks)},
         paper=PAPER,
-        notes=_notes(request),
+        notes=[*given.notes, *_notes(request)],
         plots=_plots(request.out, measured, histograms, bool(request.tasks)),
     )
 
@@ -68,13 +78,19 @@ def _combined(request: Request, loaded: LoadedModel) -> Histogram:
     return analyse(loaded.model, windows, AnalysisPlan()).histogram("combined")
 
 
-def _accuracies(request: Request, loaded: LoadedModel) -> list[dict[str, float]]:
+def _accuracies(given: Given, loaded: LoadedModel) -> list[dict[str, float]]:
     """Returns each task's accuracy and their mean, one mapping per sparsity."""
+    request, options = given.request, EvaluationOptions(held_back=given.held_back)
     found = []
     for sparsity in SPARSITIES:
         with topk_mask(loaded.model, 1 - sparsity):
             outcome = evaluate_model(
-                loaded.model, loaded.tokenizer, request.tasks, request.data, request.limit
+                loaded.model,
+                loaded.tokenizer,
+                request.tasks,
+                request.data,
+                request.limit,
+                options=options,
             )
         by_task = {task: _accuracy(task, figures) for task, figures in outcome.results.items()}
         found.append(by_task | {"mean": sum(by_task.values()) / len(by_task)})
@@ -99,7 +115,8 @@ def _notes(request: Request) -> list[str]:
     notes = [
         f"(a) is {what}. Columns are the share of activations set to zero, per token, FFN and expert.",
         "(b) pools the combined activations of all layers and experts.",
-        f"The paper's curves are those of {', '.join(PAPER_MODELS)}; only the models named here are drawn.",
+        f"The paper's curves are those of {', '.join(PAPER_MODELS)}, and are not in the text; only the "
+        "models named here are drawn.",
     ]
     if missing:
         notes.append(f"Of the paper's tasks, these were not run: {', '.join(missing)}.")

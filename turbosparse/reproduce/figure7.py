@@ -3,21 +3,26 @@
 from turbosparse.analysis.statistics import Analysis, AnalysisPlan
 from turbosparse.reports.activation_plots import MAX_LAYERS, Panel, layer_curves, plot_distributions, spread
 from turbosparse.reproduce.common import LoadedModel, Reproduction, Request, analysed_models, percent
+from turbosparse.reproduce.made import MOE_ORIGINAL, ORIGINAL, given_or_made
 
+MODELS = (ORIGINAL, MOE_ORIGINAL)
 PAPER = {"Mistral and Mixtral": "similar: activations of every layer and expert lie around 0"}
 
 
 def reproduce(request: Request) -> Reproduction:
     """Draws the combined activations of some layers and experts and measures how near zero they lie.
 
+    Where no model is given, it makes two.
+
     Raises:
-        DataError: No model or no text.
+        DataError: Models without text.
+        TurboSparseError: The models can't be made as requested.
 
     Reference: Figure 7 and Appendix A.2 of the paper.
     """
-    plan = AnalysisPlan()
+    plan, given = AnalysisPlan(), given_or_made(request, MODELS)
     measured, panels, rows = {}, [], []
-    for loaded, analysis in analysed_models(request, plan):
+    for loaded, analysis in analysed_models(given.request, plan):
         drawn = spread([activity.layer for activity in analysis.layers()], MAX_LAYERS)
         panels.append([_panel(loaded, analysis, layer) for layer in drawn])
         near_zero = {layer: analysis.near_zero_ratio(layer) for layer in drawn}
@@ -38,8 +43,9 @@ def reproduce(request: Request) -> Reproduction:
         measured=measured,
         paper=PAPER,
         notes=[
+            *given.notes,
             f"At most {MAX_LAYERS} layers, and {MAX_LAYERS} experts of each, are drawn; the JSON has all.",
-            "The paper gives this figure as a picture without numbers; the words are its text's.",
+            "The paper gives this figure as a picture: its points are not in the text; the words are.",
         ],
         plots=[plot],
     )

@@ -6,21 +6,24 @@ from turbosparse.analysis.activity import mean
 from turbosparse.analysis.report import near_zero_by_threshold
 from turbosparse.analysis.statistics import AnalysisPlan
 from turbosparse.reproduce.common import Reproduction, Request, analysed_models, percent
+from turbosparse.reproduce.made import ORIGINAL, RELU, SHIFTED_RELU, given_or_made
 
+MODELS = (ORIGINAL, RELU, SHIFTED_RELU)
 PAPER = {"Llama-2-7B": 0.40, "ReLULlama-7B": 0.67, "ShiftedReLULlama-7B": 0.71}
 
 
 def reproduce(request: Request) -> Reproduction:
-    """Measures the share of zero and near-zero activations of each model.
+    """Measures the share of zero and near-zero activations of each model; makes three where none is given.
 
     Raises:
-        DataError: No model or no text.
+        DataError: Models without text.
+        TurboSparseError: The models can't be made as requested.
 
     Reference: Table 1 of the paper.
     """
-    plan = AnalysisPlan(with_histograms=False)
+    plan, given = AnalysisPlan(with_histograms=False), given_or_made(request, MODELS)
     measured: dict[str, dict[str, Any]] = {}
-    for loaded, analysis in analysed_models(request, plan):
+    for loaded, analysis in analysed_models(given.request, plan):
         measured[loaded.label] = {
             "activation": loaded.activation,
             "zero_activation_ratio": mean(analysis.layers(), "zero_activation_ratio"),
@@ -43,6 +46,7 @@ def reproduce(request: Request) -> Reproduction:
         measured=measured,
         paper=PAPER,
         notes=[
+            *given.notes,
             "Shares of combined activations, mean over layers.",
             "The paper does not say how it counted. SwiGLU gives next to no exact zeros, so its 40% must "
             "be a count of small values. Near zero here: |h| at most the threshold times the root mean "

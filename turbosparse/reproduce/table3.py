@@ -1,9 +1,11 @@
 """Table 3: perplexity where only each token's largest activations are kept."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from turbosparse.analysis.topk import measure_perplexity, topk_mask
+from turbosparse.data.layout import HELD_BACK_NAME
 from turbosparse.reports.activation_plots import plot_against_sparsity
 from turbosparse.reproduce.common import (
     LoadedModel,
@@ -13,6 +15,7 @@ from turbosparse.reproduce.common import (
     perplexity_windows,
     required_text,
 )
+from turbosparse.reproduce.study import trained_arms
 
 SPARSITIES = (0.0, 0.5, 0.8, 0.85, 0.9)
 PAPER = {
@@ -24,11 +27,16 @@ PAPER = {
 def reproduce(request: Request) -> Reproduction:
     """Measures each model's perplexity on the request's text at the paper's sparsities.
 
+    Where no model is given, these are the study's arms, and the text is what their corpus keeps back.
+
     Raises:
-        DataError: No model or no text.
+        DataError: Models without text.
+        TurboSparseError: The study can't run as requested.
+        TrainingError: A training process failed.
 
     Reference: Equations 3 and 4, and Table 3, of the paper.
     """
+    request = request if request.models else with_arms(request)
     text = required_text(request)
     measured = {loaded.label: _measure(request, loaded) for loaded in loaded_models(request)}
     plot = request.out / "table3.png"
@@ -54,6 +62,13 @@ def reproduce(request: Request) -> Reproduction:
         ],
         plots=[plot],
     )
+
+
+def with_arms(request: Request) -> Request:
+    """Returns the request with the study's arms as its models, and with a text."""
+    arms = trained_arms(request)
+    models = [f"{arm.label}={arm.model_folder}" for arm in arms]
+    return replace(request, models=models, text=request.text or arms[0].corpus.folder() / HELD_BACK_NAME)
 
 
 def _measure(request: Request, loaded: LoadedModel) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class StepRecord:
     """By layer: tokens of the busiest expert over an even share (1: perfectly balanced)."""
     validation_losses: dict[str, float] | None = None
     """Loss on held-back text by category of the mixture; measured at some steps only."""
+    task_results: dict[str, float] | None = None
+    """Figures of evaluation tasks by `task.metric`; measured at some steps only."""
     other_losses: dict[str, float] = field(default_factory=dict)
     """What else the optimizer minimises, by name: levers' terms with their weight, others without."""
     predictor_recall: float | None = None
@@ -73,7 +76,7 @@ def encode_history(history: list[StepRecord]) -> str:
     return "".join(json.dumps(asdict(record)) + "\n" for record in history)
 
 
-def summarise(history: list[StepRecord], num_steps: int) -> dict[str, float]:
+def summarise(history: list[StepRecord], num_steps: int) -> dict[str, Any]:
     """Returns the stage's metrics; every step must be in the history.
 
     `last_loss` is the mean over the last tenth of the steps: with a few thousand tokens in a batch, a
@@ -83,7 +86,7 @@ def summarise(history: list[StepRecord], num_steps: int) -> dict[str, float]:
     speeds = sorted(record.tokens_per_second for record in history)
     last = [record.loss for record in history[-max(1, num_steps // 10) :]]
     zeros = [r.zero_activation_ratio for r in history if r.zero_activation_ratio is not None]
-    summary = {
+    summary: dict[str, Any] = {
         "first_loss": history[0].loss,
         "last_loss": sum(last) / len(last),
         "tokens_per_second": speeds[len(speeds) // 2],
@@ -92,6 +95,9 @@ def summarise(history: list[StepRecord], num_steps: int) -> dict[str, float]:
     }
     utilisation = sorted(record.mfu for record in history if record.mfu is not None)
     memory = [record.memory_bytes for record in history if record.memory_bytes is not None]
+    evaluated = [record.task_results for record in history if record.task_results is not None]
+    if evaluated:
+        summary["task_results"] = evaluated[-1]
     if utilisation:
         summary["mfu"] = utilisation[len(utilisation) // 2]
     if memory:
