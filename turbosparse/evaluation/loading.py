@@ -85,12 +85,6 @@ def load_tasks(requests: Sequence[TaskRequest], sources: Sources, scratch: Path)
     return loaded
 
 
-def harness_task(name: str) -> HarnessTask:
-    """Returns a task as the harness's register knows it."""
-    (task,) = _members(name, _register({name}))
-    return task
-
-
 def _register(names: set[str]) -> dict[str, Any]:
     of_the_paper = _list_tasks(of_the_paper=True)
     return dict(of_the_paper if names <= of_the_paper.keys() else _list_tasks(of_the_paper=False))

@@ -18,7 +18,9 @@ PAPER_AVERAGE_PERCENT = {"SwiGLU": 42.18, "dReLU": 42.23}
 
 
 def reproduce(request: Request) -> Reproduction:
-    """Trains both arms, or finds them, and evaluates them on the request's tasks, if it names any.
+    """Trains both arms, or finds them, and evaluates them on the request's tasks.
+
+    With a data folder and no task named, on the paper's.
 
     Raises:
         TurboSparseError: The study can't run as requested, or a task can't be run.
@@ -69,12 +71,14 @@ def average(found: Mapping[str, float]) -> float | None:
 
 
 def _evaluate(request: Request, arm: Arm, loaded: LoadedModel) -> dict[str, Any]:
-    if not request.tasks:
-        return {"accuracy": None, "results": None, "why": "no evaluation tasks were named (--tasks)"}
+    tasks = request.tasks or ([] if request.data is None else ["table10"])
+    if not tasks:
+        why = "no evaluation tasks were named (--tasks), and no data folder was given (--data)"
+        return {"accuracy": None, "results": None, "why": why}
     outcome = evaluate_model(
         loaded.model,
         loaded.tokenizer,
-        request.tasks,
+        tasks,
         request.data,
         request.limit,
         labelled(request.listener, arm.label).on_progress,
@@ -87,6 +91,8 @@ def _evaluate(request: Request, arm: Arm, loaded: LoadedModel) -> dict[str, Any]
         "average": mean,
         "results": outcome.results,
         "num_items": outcome.num_items,
+        "num_too_long": outcome.num_too_long,
+        "settings": outcome.settings,
         **({} if mean is not None else {"why": f"no average: not measured: {', '.join(_missing(found))}"}),
     }
 
