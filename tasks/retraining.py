@@ -42,7 +42,7 @@ def evaluate_champion(run: Run) -> StageResult:
     return evaluate(champion_run(run))
 
 
-@task(name="promote", cache_policy=NO_CACHE, persist_result=False)
+@task(name="promote", task_run_name="promote-{run.preset}", cache_policy=NO_CACHE, persist_result=False)
 def promote(run: Run, lease: Lease) -> None:
     """Moves the pointer, if the lease is still ours and nobody moved it meanwhile."""
     lease.check()

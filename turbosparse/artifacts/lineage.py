@@ -2,7 +2,6 @@
 
 from turbosparse.artifacts.manifest import ArtifactSpec
 from turbosparse.artifacts.store import Store
-from turbosparse.errors import ArtifactError
 
 
 def spec_of(store: Store, name: str) -> ArtifactSpec:
@@ -13,7 +12,7 @@ def spec_of(store: Store, name: str) -> ArtifactSpec:
         name: its `kind/identity`.
 
     Raises:
-        ArtifactError: It or an ancestor is gone, or a manifest is not the one that was committed.
+        ArtifactError: It or an ancestor is gone or damaged.
     """
     return _spec_of(store, name, {})
 
@@ -24,9 +23,7 @@ def _spec_of(store: Store, name: str, known: dict[str, ArtifactSpec]) -> Artifac
     manifest = store.load(name).manifest
     parents = {role: _spec_of(store, parent, known) for role, parent in manifest.parents.items()}
     spec = ArtifactSpec(manifest.kind, manifest.version, manifest.config, parents, manifest.inputs)
-    if spec.name != name:
-        expected = f"a manifest whose content has the identity of {name}"
-        raise ArtifactError(name, spec.name, expected, "restore it from a backup of the root")
+    assert spec.name == name, "the store checks every manifest's identity"
     known[name] = spec
     return spec
 

@@ -5,12 +5,36 @@ import sys
 
 import typer
 
-from turbosparse.cli import artifacts, bench, models, pipeline, plan, predictors, reproduce, serve
-from turbosparse.errors import TurboSparseError
+from turbosparse.cli import (
+    artifacts,
+    bench,
+    champion,
+    compare,
+    models,
+    pipeline,
+    plan,
+    predictors,
+    report,
+    reproduce,
+    serve,
+)
+from turbosparse.errors import CandidateRejected, TurboSparseError
 from turbosparse.masking import hide_secrets
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for module in (pipeline, serve, plan, models, predictors, artifacts, bench, reproduce):
+for module in (
+    pipeline,
+    serve,
+    plan,
+    models,
+    compare,
+    predictors,
+    artifacts,
+    champion,
+    bench,
+    reproduce,
+    report,
+):
     app.add_typer(module.app)
 
 
@@ -23,6 +47,9 @@ def main() -> None:
     except TurboSparseError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except CandidateRejected as rejection:
+        print(f"rejected: {rejection}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _quieten_libraries() -> None:

@@ -1,5 +1,6 @@
 """`verify`, `show` and `store`: what the artifact root holds."""
 
+from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
@@ -8,9 +9,12 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.tree import Tree
 
-from turbosparse.artifacts import Artifact, Store
+from turbosparse.artifacts import Artifact, Manifest, Store
+from turbosparse.artifacts.garbage import delete, find_garbage
 from turbosparse.cli.common import JsonOption, RootOption, console, finish
 from turbosparse.errors import DataError
+from turbosparse.promotion import Champions, champions_artifacts
+from turbosparse.promotion.lease import check_free
 
 app = typer.Typer()
 store_app = typer.Typer(no_args_is_help=True, help="What the artifact root holds.")
@@ -24,7 +28,7 @@ def verify(
     """Read an artifact again: every file against its digest, a corpus's shards sequence by sequence."""
     artifact = _open_artifact(uri)
     artifact.folder()
-    num_bytes = sum(record.size_bytes for record in artifact.manifest.files.values())
+    num_bytes = _num_bytes(artifact.manifest)
     report = {"uri": artifact.uri, "num_files": len(artifact.manifest.files), "num_bytes": num_bytes}
     console.print(f"{report['num_files']} files, {num_bytes:,} bytes: as committed")
     if artifact.manifest.kind == "prepare":
@@ -83,14 +87,19 @@ def show(
 
 @store_app.command("ls")
 def store_ls(root: RootOption = "./runs", as_json: JsonOption = False) -> None:
-    """List committed artifacts, oldest first."""
-    manifests = Store(root).manifests()
-    table = Table("artifact", "made", "seconds", "bytes")
+    """List committed artifacts, oldest first, and which of them champions are."""
+    store = Store(root)
+    standing = Champions(store.root).standing()
+    marks = {promotion.champion: f"was champion {promotion.number}" for promotion in standing}
+    marks |= {promotion.champion: f"champion {promotion.number}" for promotion in standing[-1:]}
+    table = Table("artifact", "made", "seconds", "bytes", "")
     rows = []
-    for manifest in manifests:
-        size = sum(record.size_bytes for record in manifest.files.values())
-        rows.append({"name": manifest.name, "created_at": manifest.created_at, "num_bytes": size})
-        table.add_row(manifest.name, manifest.created_at[:19], f"{manifest.seconds:.1f}", f"{size:,}")
+    for manifest in store.manifests():
+        size, mark = _num_bytes(manifest), marks.get(manifest.name)
+        row = {"name": manifest.name, "created_at": manifest.created_at, "num_bytes": size, "champion": mark}
+        rows.append(row)
+        made = manifest.created_at[:19]
+        table.add_row(manifest.name, made, f"{manifest.seconds:.1f}", f"{size:,}", mark)
     Console().print(table)
     finish({"artifacts": rows}, as_json)
 
@@ -101,12 +110,34 @@ def store_gc(
     state: Annotated[
         bool, typer.Option("--state", help="Also checkpoints of runs that never ended.")
     ] = False,
+    older_than_days: Annotated[
+        float | None,
+        typer.Option(help="Also artifacts of this age that nothing younger and no champion was made from."),
+    ] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="URI of an artifact that stays, and all it was made from.")
+    ] = None,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Say what would be deleted of these.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete what no manifest commits: attempts that failed."""
-    removed = Store(root).remove_unfinished(with_state=state)
-    console.print("\n".join(removed) or "nothing to delete")
-    finish({"removed": removed}, as_json)
+    """Delete attempts that failed and, where an age is given, artifacts that nothing kept was made from."""
+    store = Store(root)
+    garbage = []
+    if older_than_days is not None:
+        check_free(store.root)
+        kept = champions_artifacts(store.root) + [store.load(uri).manifest.name for uri in keep or []]
+        garbage = find_garbage(store, kept, timedelta(days=older_than_days))
+    if not dry:
+        delete(store, garbage)
+    removed = [] if dry else store.remove_unfinished(with_state=state)
+    num_bytes = sum(map(_num_bytes, garbage))
+    names = [manifest.name for manifest in garbage] + removed
+    console.print("\n".join(names) or "nothing to delete")
+    finish({"removed": names, "num_bytes": num_bytes, "is_dry_run": dry}, as_json)
+
+
+def _num_bytes(manifest: Manifest) -> int:
+    return sum(record.size_bytes for record in manifest.files.values())
 
 
 def _open_artifact(uri: str) -> Artifact:

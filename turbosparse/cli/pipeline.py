@@ -40,7 +40,7 @@ from turbosparse.stages import open_run, preload, require_parents, stages_of
 
 app = typer.Typer()
 
-FlowName = Literal["prepare", "convert", "pretrain", "finetune", "evaluate", "export", "pipeline"]
+FlowName = Literal["prepare", "convert", "pretrain", "finetune", "evaluate", "export", "pipeline", "retrain"]
 
 
 @app.command("dry-run")

@@ -7,7 +7,9 @@ from pydantic import model_validator
 
 from turbosparse.config.base import Config
 from turbosparse.config.data import DataConfig
+from turbosparse.config.evaluation import EvaluateConfig
 from turbosparse.config.model import Activation, ModelConfig
+from turbosparse.config.retrain import RetrainConfig
 from turbosparse.config.train import FinetuneConfig, TrainConfig
 from turbosparse.errors import ConfigError
 
@@ -30,17 +32,6 @@ class ConvertConfig(Config):
                 "base", None, "how the SwiGLU base is trained", "set base, or source to folder or random"
             )
         return self
-
-
-class EvaluateConfig(Config):
-    """What the tuned model is measured on."""
-
-    tasks: tuple[str, ...] = ("local_cloze", "local_text")
-    """lm-evaluation-harness tasks. The two local ones are made from held-back documents."""
-    limit: Annotated[int, Gt(0)] | None = None
-    """Items per task at the most; none: all."""
-    num_sparsity_tokens: Annotated[int, Gt(0)] = 8_192
-    """Held-back tokens over which activations and predictors are measured."""
 
 
 class ExportConfig(Config):
@@ -71,6 +62,8 @@ class PipelineConfig(Config):
     """Evaluation."""
     export: ExportConfig = ExportConfig()
     """Export."""
+    retrain: RetrainConfig = RetrainConfig()
+    """What a scheduled retraining does, and what its candidate must hold."""
 
     @model_validator(mode="after")
     def _fits_the_context(self) -> Self:

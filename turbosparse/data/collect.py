@@ -1,8 +1,8 @@
 """Collects each source's documents, group by group, until there is text enough for its share."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -28,6 +28,11 @@ class Group:
     source: str
     spec: ArtifactSpec
     manifest: Manifest
+    held_back: tuple[int, ...] | None = None
+    """Rows that an earlier corpus held back; None: that corpus did not have the group."""
+    is_gone: bool = False
+    """Whether its file is no longer there, or is read in another way: only what other files of the source
+    still have counts."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class _SourceState:
     files: list[_FileState]
     groups: list[tuple[int, int, Group]] = field(default_factory=list)
     """(part, number of the file, group)."""
+    known: list[Group] = field(default_factory=list)
+    """Those of an earlier corpus."""
 
     @property
     def num_bytes(self) -> int:
@@ -70,11 +77,14 @@ def collect_documents(
     store: Store,
     map_jobs: MapJobs,
     on_progress: OnProgress,
+    known: Sequence[Group] = (),
 ) -> list[Group]:
     """Returns the groups of every source, sources in their order, a source's files taken in turn.
 
     Groups that are in the store already are not read again. A source ends when it has the text it
-    needs, or none is left; files are read side by side, so that each gives its beginning.
+    needs, or none is left; files are read side by side, so that each gives its beginning. Of a source
+    that an earlier corpus had, files that are new to it are read, up to the text that the source needs,
+    and come before what was known.
 
     Args:
         config: sizes and cleaning.
@@ -84,13 +94,18 @@ def collect_documents(
         store: receives the groups.
         map_jobs: who does the work.
         on_progress: hears of the text collected.
+        known: the groups of an earlier corpus.
 
     Raises:
         DataError: a source can't be read.
     """
     budget = config.num_tokens * config.collected_bytes_per_token
     states = {
-        source: _SourceState(budget * ratio, [_FileState(file) for file in corpora.files(source)])
+        source: _open_source(
+            [CollectJob(store.root, config, file, 0, 1, evaluation) for file in corpora.files(source)],
+            [group for group in known if group.source == source],
+            budget * ratio,
+        )
         for source, ratio in sources.items()
     }
     total, done = int(sum(state.wanted_bytes for state in states.values())), 0
@@ -105,7 +120,7 @@ def collect_documents(
         for job, manifests in zip(jobs, found, strict=True):
             _take(states[job.file.source], job, manifests)
     on_progress(Progress("collect", total, total, "bytes"))
-    return [group for state in states.values() for _, _, group in sorted(state.groups, key=lambda g: g[:2])]
+    return [group for state in states.values() for group in _in_order(state)]
 
 
 def collect_groups(job: CollectJob) -> list[Manifest]:
@@ -171,6 +186,44 @@ def _refuse_problems(manifest: Manifest) -> None:
 def _contamination(root: str, name: str) -> Contamination:
     store = Store(root)
     return Contamination.load(store.file(store.load(name).manifest, NGRAMS_NAME))
+
+
+def _open_source(
+    first_jobs: Sequence[CollectJob], known: Sequence[Group], wanted_bytes: float
+) -> _SourceState:
+    """Returns what is still to be read of a source: all files, or those that `known` has nothing of."""
+    jobs = {job.file.digest: job for job in first_jobs}
+    standing = [group for group in known if _stands(group, jobs)]
+    gone = [replace(group, is_gone=True) for group in known if not _stands(group, jobs)]
+    parts = {digest: [group for group in standing if _file_of(group) == digest] for digest in jobs}
+    fresh = [_FileState(jobs[digest].file) for digest, groups in parts.items() if not groups]
+    if fresh:
+        # What a file that grew has of its earlier self is read once more, and counts for nothing.
+        return _SourceState(wanted_bytes + _num_bytes(gone), fresh, known=[*standing, *gone])
+    files = [
+        _FileState(jobs[digest].file, len(groups), groups[-1].manifest.metrics["is_last"])
+        for digest, groups in parts.items()
+    ]
+    return _SourceState(wanted_bytes - _num_bytes(standing), files, known=[*standing, *gone])
+
+
+def _stands(group: Group, jobs: Mapping[str, CollectJob]) -> bool:
+    """Returns whether the file is there and would give the group again."""
+    job = jobs.get(_file_of(group))
+    return job is not None and documents_spec(job, group.spec.config["part"]).name == group.spec.name
+
+
+def _file_of(group: Group) -> str:
+    return group.spec.inputs["file"]
+
+
+def _num_bytes(groups: Sequence[Group]) -> int:
+    return sum(group.manifest.metrics["num_bytes"] for group in groups)
+
+
+def _in_order(state: _SourceState) -> list[Group]:
+    """Returns what was read, each file's first part before any second, and then what was known."""
+    return [group for _, _, group in sorted(state.groups, key=lambda found: found[:2])] + state.known
 
 
 def _next_jobs(

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from turbosparse.artifacts import Manifest, Store, Workspace
+from turbosparse.artifacts import ArtifactSpec, Manifest, Store, Workspace
 from turbosparse.config.data import DataConfig
 from turbosparse.data.collect import Group, collect_documents, refused_by_strict
 from turbosparse.data.corpora import Corpora
 from turbosparse.data.corpus_report import corpus_report
 from turbosparse.data.decontaminate import publish_ngrams
+from turbosparse.data.known import order_of_claims, read_groups, write_groups
 from turbosparse.data.layout import (
+    GROUPS_NAME,
     HELD_BACK_NAME,
     INDEX_NAME,
     MIXTURE_NAME,
@@ -26,7 +28,7 @@ from turbosparse.data.layout import (
     TOKENIZER_NAME,
 )
 from turbosparse.data.mixture import fit_epoch, interleave
-from turbosparse.data.selection import Selection, read_rows, select_documents
+from turbosparse.data.selection import Candidates, Selection, read_rows, select_documents
 from turbosparse.data.shard_index import read_shards
 from turbosparse.data.sources import SOURCES, source_named
 from turbosparse.data.tokenize import GivenTokenizer, make_tokenizer, tokenize_documents
@@ -42,10 +44,12 @@ class CorpusInputs:
     """Where documents come from, and what they are held against."""
 
     corpora: Corpora
-    tokenizer: GivenTokenizer | None = None
-    """None: one is trained on the documents."""
+    tokenizer: GivenTokenizer | ArtifactSpec | None = None
+    """A folder, or an artifact; None: one is trained on the documents."""
     evaluation_data: str | None = None
     """Folder of evaluation sets, for `decontaminate: folder`."""
+    known: Manifest | None = None
+    """An earlier corpus, whose groups are used again."""
 
 
 def build_corpus(
@@ -62,7 +66,10 @@ def build_corpus(
     build goes on where it was, and changed ratios use the same tokens. The workspace gets
     `index.json` (all groups' shards, one MDS index relative to `<root>/tokens`), `mixture.json` (how
     many sequences each source gives to an epoch), `order.npy` (which source is drawn when),
-    `tokenizer/`, `held_back.jsonl` and `report.json`.
+    `groups.json`, `tokenizer/`, `held_back.jsonl` and `report.json`.
+
+    Of an earlier corpus every group is used again: only documents that it did not have are tokenized.
+    Documents whose file is gone are left out; those that it held back never reach training.
 
     Args:
         config: sources, proportions, lengths, cleaning.
@@ -82,8 +89,11 @@ def build_corpus(
     for problem in inputs.corpora.problems(ratios) if config.strict else ():
         raise refused_by_strict(problem.reason, problem.where)
     evaluation = publish_ngrams(config, inputs.evaluation_data, store)
-    groups = collect_documents(config, ratios, inputs.corpora, evaluation, store, map_jobs, on_progress)
-    selections = _select(config, ratios, groups, store)
+    known = read_groups(store, inputs.known) if inputs.known else []
+    collected = collect_documents(
+        config, ratios, inputs.corpora, evaluation, store, map_jobs, on_progress, known
+    )
+    groups, selections = _without_gone(collected, _select(config, ratios, collected, known, store))
     tokenizer = make_tokenizer(config, inputs.tokenizer, groups, selections, store)
     tokens = tokenize_documents(config, groups, selections, tokenizer, store, map_jobs, on_progress)
 
@@ -93,6 +103,7 @@ def build_corpus(
     epoch = fit_epoch(config, ratios, on_disk)
     shutil.copytree(store.load(tokenizer.name).folder() / TOKENIZER_NAME, folder / TOKENIZER_NAME)
     _write_held_back(folder / HELD_BACK_NAME, groups, selections, store)
+    write_groups(folder / GROUPS_NAME, groups, selections, order_of_claims(groups, known))
     _write_index(folder / INDEX_NAME, merge_index(store, tokens))
     _write_mixture(folder / MIXTURE_NAME, config, epoch, on_disk)
     # Two seconds a million sequences: once here rather than on every rank at every start.
@@ -110,11 +121,20 @@ def _ratios(config: DataConfig) -> dict[str, float]:
 
 
 def _select(
-    config: DataConfig, ratios: dict[str, float], groups: Sequence[Group], store: Store
+    config: DataConfig,
+    ratios: dict[str, float],
+    groups: Sequence[Group],
+    known: Sequence[Group],
+    store: Store,
 ) -> list[Selection]:
-    signatures = [store.file(group.manifest, SIGNATURES_NAME) for group in groups]
-    sources = [group.source for group in groups]
-    selections = select_documents(sources, signatures, config.num_held_back_documents, config.seed)
+    order = order_of_claims(groups, known)
+    candidates = [
+        Candidates(group.source, store.file(group.manifest, SIGNATURES_NAME), group.held_back, group.is_gone)
+        for group in (groups[number] for number in order)
+    ]
+    found = select_documents(candidates, config.num_held_back_documents, config.seed)
+    by_number = dict(zip(order, found, strict=True))
+    selections = [by_number[number] for number in range(len(groups))]
     kept = dict.fromkeys(ratios, 0)
     for group, selection in zip(groups, selections, strict=True):
         kept[group.source] += group.manifest.metrics["num_documents"] - len(selection.left_out)
@@ -127,6 +147,20 @@ def _select(
                 "add text for this source, or take it out of the mixture",
             )
     return selections
+
+
+def _without_gone(
+    groups: Sequence[Group], selections: Sequence[Selection]
+) -> tuple[list[Group], list[Selection]]:
+    """Returns the groups but for those of gone files of which nothing is left, not even held back."""
+    left = [
+        (group, selection)
+        for group, selection in zip(groups, selections, strict=True)
+        if not group.is_gone
+        or len(selection.held_back)
+        or len(selection.left_out) < group.manifest.metrics["num_documents"]
+    ]
+    return [group for group, _ in left], [selection for _, selection in left]
 
 
 def _on_disk(ratios: dict[str, float], groups: Sequence[Group], tokens: Sequence[Manifest]) -> dict[str, int]:

@@ -75,6 +75,7 @@ def _dropped(groups: Sequence[Group], selections: Sequence[Selection], store: St
         for reason, rows in (
             ("exact duplicate", selection.exact_duplicates),
             ("near duplicate", selection.near_duplicates),
+            ("no longer there", selection.gone),
         ):
             # One group's samples are enough: each costs a look into its text.
             is_first = len(rows) and reason not in tally.counts

@@ -47,12 +47,13 @@ class TokenizeJob:
 
 def make_tokenizer(
     config: DataConfig,
-    given: GivenTokenizer | None,
+    given: GivenTokenizer | ArtifactSpec | None,
     groups: Sequence[Group],
     selections: Sequence[Selection],
     store: Store,
 ) -> ArtifactSpec:
-    """Puts the tokenizer into the store: the given one, or one trained on each source's first group.
+    """Puts the tokenizer into the store, if it is not there: the given one, or one trained on each source's
+    first group.
 
     The ratios that training samples by are Table 4's, whatever the mixture says: a changed mixture
     keeps the tokenizer, and with it every group that is tokenized already.
@@ -60,6 +61,8 @@ def make_tokenizer(
     Raises:
         DataError: an unusable tokenizer folder, or a vocabulary too small to be one.
     """
+    if isinstance(given, ArtifactSpec):
+        return given
     if given is not None:
         spec = ArtifactSpec("tokenizer", TOKENIZER_VERSION, {}, {}, {"folder": given.digest})
         store.produce(spec, partial(_copy_tokenizer, given.folder))

@@ -132,3 +132,9 @@ class Champions:
         except ValidationError as error:
             path, remedy = self._files.path(number), "restore the file from a backup of the root"
             raise ArtifactError(path, error.errors()[0]["msg"], "a promotion", remedy) from error
+
+
+def champions_artifacts(root: str) -> list[str]:
+    """Returns what must stay in a root: every champion that a roll-back can return to, and its verdict."""
+    standing = Champions(root).standing()
+    return [name for found in standing for name in (found.champion, found.verdict) if name is not None]

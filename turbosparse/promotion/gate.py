@@ -6,6 +6,7 @@ from typing import Any
 
 from turbosparse.config import GateConfig
 from turbosparse.errors import ConfigError
+from turbosparse.evaluation.compare import Difference
 
 
 @dataclass(frozen=True)
@@ -21,18 +22,6 @@ class Measured:
     def of(cls, metrics: Mapping[str, Any]) -> "Measured":
         """Returns that of an evaluate artifact's metrics."""
         return cls(metrics["results"], 1.0 - metrics["zero_activation_ratio"])
-
-
-@dataclass(frozen=True)
-class TaskLoss:
-    """A task, and how surely the candidate is worse on it."""
-
-    task: str
-    metric: str
-    champion: float
-    candidate: float
-    p_value: float
-    """Of the candidate being no worse, from paired items; corrected for the number of tasks."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +62,7 @@ class Verdict:
 
 
 def judge(
-    gate: GateConfig, candidate: Measured, champion: Measured | None, losses: Sequence[TaskLoss]
+    gate: GateConfig, candidate: Measured, champion: Measured | None, differences: Sequence[Difference]
 ) -> Verdict:
     """Holds a candidate against the absolute bounds and, where there is a champion, against that.
 
@@ -81,7 +70,7 @@ def judge(
         gate: the bounds.
         candidate: its evaluation.
         champion: its evaluation on the same items and text; None: there is none yet.
-        losses: the tasks compared item by item; none without a champion.
+        differences: the candidate's from the champion by task, item by item; none without a champion.
 
     Raises:
         ConfigError: The perplexity that the gate asks for was not measured.
@@ -89,7 +78,9 @@ def judge(
     checks = list(_absolute(gate, candidate))
     if champion is not None:
         checks += _relative(gate, candidate, champion)
-        checks += [_no_worse(gate, loss) for loss in losses]
+        checks += [
+            _no_worse(gate, task) for task in differences if f"{task.task}.{task.metric}" != gate.perplexity
+        ]
     return Verdict(tuple(checks))
 
 
@@ -109,11 +100,11 @@ def _relative(gate: GateConfig, candidate: Measured, champion: Measured) -> Iter
     yield _at_most("active ratio less the champion's", increase, gate.max_active_ratio_increase)
 
 
-def _no_worse(gate: GateConfig, loss: TaskLoss) -> Check:
-    holds = loss.p_value >= gate.significance
-    figures = f"{loss.candidate:.4g} against the champion's {loss.champion:.4g}"
-    name = f"p-value of {loss.task}.{loss.metric} being no worse ({figures})"
-    return Check(name, loss.p_value, f"at least {gate.significance:g}", holds)
+def _no_worse(gate: GateConfig, task: Difference) -> Check:
+    holds = task.corrected_p_worse >= gate.significance
+    figures = f"{task.value:.4g} against the champion's {task.baseline_value:.4g}"
+    name = f"p-value of {task.task}.{task.metric} being no worse ({figures})"
+    return Check(name, task.corrected_p_worse, f"at least {gate.significance:g}", holds)
 
 
 def _at_most(name: str, measured: float, bound: float) -> Check:

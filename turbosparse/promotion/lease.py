@@ -85,6 +85,18 @@ def take_lease(root: str, holder: str, seconds: float) -> Lease:
     return Lease(files, last + 1, holder, seconds)
 
 
+def check_free(root: str) -> None:
+    """Does nothing unless a retraining of the root holds its lease.
+
+    Raises:
+        RetrainingUnderWay: One does.
+    """
+    files = NumberedFiles.open(root, FOLDER)
+    last = files.last()
+    if last and not (record := _read(files, last)).is_over():
+        raise _under_way(files, record)
+
+
 @contextmanager
 def holding_lease(root: str, holder: str, seconds: float) -> Iterator[Lease]:
     """Holds the root's lease inside the block: renewed by a thread, released at the end.

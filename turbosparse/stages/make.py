@@ -11,7 +11,7 @@ from turbosparse.stages.run import Run
 from turbosparse.stages.specs import Specs
 
 StageName = Literal[
-    "prepare", "base", "convert", "pretrain", "instructions", "finetune", "evaluate", "export"
+    "prepare", "base", "convert", "pretrain", "instructions", "finetune", "evaluate", "verdict", "export"
 ]
 
 
@@ -42,6 +42,9 @@ def stages_of(run: Run, flow: str) -> tuple[StageName, ...]:
         "evaluate": ("evaluate",),
         "export": ("export",),
     }
+    if flow == "retrain":
+        recover = () if run.branch else flows["convert"]
+        return ("prepare", *recover, "pretrain", *flows["finetune"], "evaluate", "verdict", "export")
     return flows[flow] if flow in flows else tuple(stage for stages in flows.values() for stage in stages)
 
 

@@ -11,7 +11,7 @@ from turbosparse.stages.training import TrainingInputs, run_training
 
 
 def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
-    """Trains the converted model on the prepared corpus.
+    """Trains the converted model, or a retraining the champion's recovered one, on the prepared corpus.
 
     Raises:
         TrainingError: A rank failed.
@@ -24,7 +24,7 @@ def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
         "pretrain",
         recipe,
         TrainingInputs(
-            model_folder=require(run, Specs(run).convert).folder() / "model",
+            model_folder=require(run, Specs(run).pretrain.parents["model"]).folder() / "model",
             data_folder=require(run, Specs(run).prepare).folder(),
             teacher_folder=source_folder(run) if recipe.distillation else None,
         ),

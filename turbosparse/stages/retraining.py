@@ -5,8 +5,9 @@ from typing import Any
 
 from turbosparse.config import PipelineConfig, TrainConfig
 from turbosparse.errors import ConfigError
+from turbosparse.evaluation.suites import plan_tasks
 from turbosparse.promotion import Champions, Promotion
-from turbosparse.stages.branch import branch_from
+from turbosparse.promotion.branch import branch_from
 from turbosparse.stages.run import Run
 from turbosparse.stages.specs import Specs
 
@@ -15,14 +16,16 @@ def branched(run: Run) -> Run:
     """Returns the run that goes on from the root's champion; the run itself where there is none yet.
 
     Raises:
-        TurboSparseError: The champion was made with another preset, or is damaged.
+        TurboSparseError: The champion was made with another preset, or is damaged; the gate asks for what
+            will not be measured.
     """
+    _check_gate(run.config)
     champions = Champions(run.store.root)
     last_number, champion = champions.last_number(), champions.current()
     if champion is None:
         return run
     _check_preset(run.preset, champion)
-    branch = branch_from(run.store, champion, last_number)
+    branch = branch_from(run.store, champion.champion, last_number)
     pretrain = TrainConfig.model_validate(run.config.pretrain.model_dump() | rewarmed(run.config))
     return replace(run, branch=branch, config=run.config.model_copy(update={"pretrain": pretrain}))
 
@@ -50,7 +53,7 @@ def nothing_to_learn(run: Run) -> str | None:
     """
     if run.branch is None:
         return None
-    specs, champion = Specs(run), run.branch.promotion
+    specs = Specs(run)
     if specs.export.name in Champions(run.store.root).withdrawn():
         return f"{specs.export.name} was rolled back: it is what this text would make again"
     corpus, instructions = run.branch.corpus, run.branch.instructions
@@ -61,7 +64,7 @@ def nothing_to_learn(run: Run) -> str | None:
         and instructions.config == specs.instructions.config
     )
     if run.config.retrain.needs_new_data and is_same:
-        return f"corpora and instructions are those that {champion.champion} was made from"
+        return f"corpora and instructions are those that {run.branch.champion.name} was made from"
     return None
 
 
@@ -89,6 +92,16 @@ def promote_candidate(run: Run) -> Promotion:
         verdict=verdict.manifest.name,
         preset=run.preset,
     )
+
+
+def _check_gate(config: PipelineConfig) -> None:
+    """Refuses a gate that would find nothing to judge by when all the work is done."""
+    wanted = config.retrain.gate.perplexity
+    tasks = [task.name for task in plan_tasks(config.evaluate.tasks).tasks]
+    if wanted.partition(".")[0] not in tasks:
+        expected = f"a figure of a task that is evaluated: {', '.join(tasks)}"
+        remedy = "set it to one of theirs, or add its task to evaluate.tasks"
+        raise ConfigError("retrain.gate.perplexity", wanted, expected, remedy)
 
 
 def _check_preset(preset: str, champion: Promotion) -> None:

@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from turbosparse.artifacts import Store
+from turbosparse.artifacts import ArtifactSpec, Store
+from turbosparse.artifacts.endpoint import use_endpoint
 from turbosparse.config import PipelineConfig, Placement, TrainConfig, resolve, validate
 from turbosparse.data.corpora import Corpora
 from turbosparse.data.instruction_rows import InstructionRows, open_instructions_rows
 from turbosparse.errors import ConfigError
 from turbosparse.plan.budget import check_budget
+from turbosparse.promotion.branch import Branch
+from turbosparse.stages.evaluated import evaluated_artifact
 from turbosparse.stages.inputs import Inputs, digest_inputs, open_run_corpora
 from turbosparse.train.launch import open_launcher
 from turbosparse.workers import MapJobs, Processes, Threads, map_inline
@@ -32,6 +35,10 @@ class Run:
     """What was changed to fit the inputs, for the user to see."""
     map_jobs: MapJobs = map_inline
     """Who does a stage's many coarse jobs."""
+    branch: Branch | None = None
+    """The champion that a retraining goes on from; None: the run begins with its source."""
+    tuned: ArtifactSpec | None = None
+    """A tuned model that is measured in place of the run's own."""
 
 
 def open_run(
@@ -46,6 +53,7 @@ def open_run(
         TurboSparseError: Anything about it can't work; the message says what to do.
     """
     place = placement or Placement()
+    use_endpoint(place.access.endpoint_url)
     config, notes = _fit_inputs(resolve(preset, overrides, dry_run), place, dry_run)
     for name, recipe in _recipes(config).items():
         check_divides(name, recipe, place)
@@ -56,10 +64,11 @@ def open_run(
     corpora = open_run_corpora(config, place)
     instructions = open_instructions_rows(config.finetune.instructions, place.instructions)
     inputs = digest_inputs(config, place, corpora)
-    store = Store(place.root)
+    store = Store(place.root, cache_gib=place.cache_gib)
     _check_pods_can_read(config, place, store)
     store.check_writable()
-    return Run(preset, config, place, corpora, instructions, inputs, store, tuple(notes), _workers(place))
+    run = Run(preset, config, place, corpora, instructions, inputs, store, tuple(notes), _workers(place))
+    return replace(run, tuned=evaluated_artifact(place, store))
 
 
 def _workers(placement: Placement) -> MapJobs:
