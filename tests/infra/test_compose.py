@@ -3,6 +3,8 @@
 import re
 
 import pytest
+from check_jsonschema.formats import FormatOptions
+from check_jsonschema.regex_variants import RegexImplementation, RegexVariantName
 from check_jsonschema.schema_loader import BuiltinSchemaLoader
 from documents import INFRA, is_exact, prefect_variables, read_documents
 
@@ -25,19 +27,12 @@ def services(compose):
 
 
 def test_it_follows_the_compose_specification(compose):
-    validator = BuiltinSchemaLoader("vendor.compose-spec").get_validator(
-        COMPOSE, compose, _formats(), "none", False
-    )
-    assert [error.message for error in validator.iter_errors(compose)] == []
+    patterns = RegexImplementation(RegexVariantName.default)
+    loader = BuiltinSchemaLoader("vendor.compose-spec")
+    schema = loader.get_validator(COMPOSE, compose, FormatOptions(regex_impl=patterns), patterns, False)
+    assert [error.message for error in schema.iter_errors(compose)] == []
     broken = {**compose, "services": {**compose["services"], "redis": {"imagee": "x"}}}
-    assert list(validator.iter_errors(broken)), "or it would pass anything"
-
-
-def _formats():
-    from check_jsonschema.formats import FormatOptions  # noqa: PLC0415
-    from check_jsonschema.regex_variants import RegexImplementation, RegexVariantName  # noqa: PLC0415
-
-    return FormatOptions(regex_impl=RegexImplementation(RegexVariantName.default))
+    assert list(schema.iter_errors(broken)), "or it would pass anything"
 
 
 def test_images_are_exact_or_built_here(services):

@@ -1,9 +1,9 @@
 """The cluster's objects: Kubernetes knows them, pods are locked, and everybody may do what they need to."""
 
-import asyncio
 import json
 import shutil
 import subprocess
+from uuid import uuid4
 
 import kubernetes_validate
 import pytest
@@ -53,16 +53,30 @@ def jobset():
 @pytest.fixture(scope="module")
 def flow_job():
     """The Job of a flow run, as the worker makes it of work-pool.json."""
-    from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration  # noqa: PLC0415 - seconds
+    from prefect.client.schemas import FlowRun  # noqa: PLC0415 - seconds
+    from prefect.utilities.templating import apply_values  # noqa: PLC0415
+    from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration  # noqa: PLC0415
 
     template = json.loads((KUBERNETES / "work-pool.json").read_text())
-    values = {"name": "a-run", "env": {"A": "b"}, "command": "prefect flow-run execute"}
-    made = KubernetesWorkerJobConfiguration.from_template_and_values(template, values)
-    return asyncio.run(made).job_manifest
+    variables = template["variables"]["properties"].items()
+    values = {name: variable["default"] for name, variable in variables if "default" in variable}
+    values |= {"name": "a-run", "command": "prefect flow-run execute"}
+    applied = KubernetesWorkerJobConfiguration(**apply_values(template["job_configuration"], values))
+    applied.prepare_for_flow_run(FlowRun(flow_id=uuid4(), name="a-run"))
+    manifest = applied.job_manifest
+    # Prefect insists on two fields of a Job in its pod, where Kubernetes knows and heeds none.
+    for name in ("parallelism", "completions"):
+        del manifest["spec"]["template"]["spec"][name]
+    return manifest
 
 
 def named(documents, kind, name):
     return next(d for d in documents if d["kind"] == kind and d["metadata"]["name"] == name)
+
+
+def names_of(documents):
+    """Returns namespace, kind and name of every object."""
+    return {(d["metadata"].get("namespace"), d["kind"], d["metadata"]["name"]) for d in documents}
 
 
 def test_kubernetes_knows_every_field(overlay, flow_job):
@@ -125,32 +139,32 @@ def test_prefect_knows_every_setting(everything):
     assert {name for name in given if name.startswith("PREFECT_")} - prefect_variables() == set()
 
 
-def test_what_is_referred_to_is_there(everything, jobset, flow_job):
-    """Services, policies and disruption budgets select pods; Secrets apart, names lead to objects."""
-    names = {(d["metadata"].get("namespace"), d["kind"], d["metadata"]["name"]) for d in everything}
+def test_services_and_bindings_lead_to_what_is_there(everything):
     labels = [
-        (d["metadata"]["namespace"], d["spec"]["template"]["metadata"]["labels"])
-        for d in everything
-        if d["kind"] in ("Deployment", "StatefulSet", "Job")
+        (document["metadata"]["namespace"], document["spec"]["template"]["metadata"]["labels"])
+        for document in everything
+        if document["kind"] in ("Deployment", "StatefulSet", "Job")
     ]
     for document in everything:
-        spec, space = document.get("spec", {}), document["metadata"].get("namespace")
+        space = document["metadata"].get("namespace")
         if document["kind"] == "Service":
-            assert any(there == space and spec["selector"].items() <= own.items() for there, own in labels), (
-                document
-            )
+            wanted = document["spec"]["selector"].items()
+            assert [own for there, own in labels if there == space and wanted <= own.items()]
         if document["kind"] == "RoleBinding":
-            assert (space, "Role", document["roleRef"]["name"]) in names
-            assert (space, "ServiceAccount", document["subjects"][0]["name"]) in names
+            assert (space, "Role", document["roleRef"]["name"]) in names_of(everything)
+            assert (space, "ServiceAccount", document["subjects"][0]["name"]) in names_of(everything)
+
+
+def test_flows_and_training_use_accounts_settings_and_a_queue_that_are_there(everything, jobset, flow_job):
     flow = flow_job["spec"]["template"]["spec"]
-    assert ("turbosparse", "ServiceAccount", flow["serviceAccountName"]) in names
-    settings = [source["configMapRef"]["name"] for source in flow["containers"][0]["envFrom"][:1]]
-    assert ("turbosparse", "ConfigMap", settings[0]) in names
     (training,) = jobset["spec"]["replicatedJobs"]
-    account = training["template"]["spec"]["template"]["spec"]["serviceAccountName"]
-    assert ("turbosparse", "ServiceAccount", account) in names
-    queue = jobset["metadata"]["labels"]["kueue.x-k8s.io/queue-name"]
-    assert ("turbosparse", "LocalQueue", queue) in names
+    used = {
+        ("ServiceAccount", flow["serviceAccountName"]),
+        ("ServiceAccount", training["template"]["spec"]["template"]["spec"]["serviceAccountName"]),
+        ("ConfigMap", flow["containers"][0]["envFrom"][0]["configMapRef"]["name"]),
+        ("LocalQueue", jobset["metadata"]["labels"]["kueue.x-k8s.io/queue-name"]),
+    }
+    assert {("turbosparse", *names) for names in used} <= names_of(everything)
 
 
 def test_the_queue_has_a_quota_for_what_training_asks_for(everything, jobset):
@@ -208,6 +222,18 @@ def test_training_pods_reach_neither_prefect_nor_kubernetes(everything):
             continue
         for rule in policy["spec"].get("egress", []):
             assert not [port for port in rule.get("ports", []) if port["port"] in (4200, 6443)]
+
+
+def test_flows_name_the_password_of_prefect_instead_of_carrying_it(everything, flow_job):
+    """The worker would write its own into every Job, where whoever may read Jobs sees it."""
+    (container,) = named(everything, "Deployment", "worker")["spec"]["template"]["spec"]["containers"]
+    given = {variable["name"]: variable["value"] for variable in container["env"]}
+    prefix = "PREFECT_INTEGRATIONS_KUBERNETES_WORKER_API_AUTH_STRING_SECRET_"
+    secrets = [source["secretRef"]["name"] for source in container["envFrom"] if "secretRef" in source]
+    assert given[f"{prefix}NAME"] in secrets
+    assert given[f"{prefix}KEY"] == "PREFECT_API_AUTH_STRING"
+    in_flow = flow_job["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert "PREFECT_API_AUTH_STRING" not in {variable["name"] for variable in in_flow}
 
 
 def test_an_evicted_flow_starts_again_and_a_failed_one_does_not(flow_job):
