@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.stage import StageResult
 from turbosparse.artifacts.endpoint import open_filesystem
+from turbosparse.reports.pipeline import REPORT_NAME, make_pipeline_page
 
 LARGEST_PLOT_BYTES = 400_000
 """A larger plot is linked: artifacts lie in the server's database."""
@@ -42,14 +43,16 @@ def publish(result: StageResult) -> None:
     timeout_seconds=TIMEOUT_SECONDS,
 )
 def publish_pipeline(results: list[StageResult]) -> None:
-    """Publishes one Markdown artifact over all stages of a pipeline run."""
+    """Publishes one Markdown artifact over all stages of a pipeline run, with a link to its page."""
+    page = make_pipeline_page(results[-1].uri)
+    link = f"[The run as one page]({page.uri}/{page.manifest.attempt}/{REPORT_NAME})"
     rows = "\n".join(
         f"| {result.stage} | {result.seconds:.1f} | {'yes' if result.reused else 'no'} | `{result.uri}` |"
         for result in results
     )
     table = f"# Pipeline\n\n| stage | seconds | reused | artifact |\n| --- | --- | --- | --- |\n{rows}\n"
     sections = "\n".join(stage_report(result) for result in results)
-    create_markdown_artifact(f"{table}\n{sections}", key="pipeline-report")
+    create_markdown_artifact(f"{table}\n{link}\n\n{sections}", key="pipeline-report")
 
 
 def stage_report(result: StageResult) -> str:

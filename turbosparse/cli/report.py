@@ -19,7 +19,7 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write a pipeline run as one HTML page: plots inside, no script, no network."""
-    from turbosparse.reports.pipeline import write_pipeline_page  # noqa: PLC0415 - torch takes seconds
+    from turbosparse.reports.pipeline import write_pipeline_page  # noqa: PLC0415 - numpy takes a moment
 
     run = write_pipeline_page(where, out)
     console.print(str(out))

@@ -18,6 +18,21 @@ class WandbConfig(Config):
     """`offline` writes below the stage's state folder, for `wandb sync` later."""
 
 
+class TaskEvaluationConfig(Config):
+    """Evaluation tasks while training runs, on the model as it then is: trends, not final figures.
+
+    Figures go to the history, the terminal, Prefect and W&B; the last ones to the artifact's metrics.
+    """
+
+    tasks: tuple[str, ...]
+    """As evaluate.tasks names them; items come from placement.evaluation_data, else from the hub. With
+    several ranks none that generates text."""
+    interval_steps: Annotated[int, Gt(0)] | None = None
+    """Steps between evaluations; none: a quarter of the run. The last step is evaluated too."""
+    limit: Annotated[int, Gt(0)] | None = 64
+    """Items per task at the most; none: all. Every rank evaluates all of them."""
+
+
 class TrainingPlacement(Config):
     """Memory against speed, checkpoints, and what is looked at while training runs."""
 
@@ -37,6 +52,8 @@ class TrainingPlacement(Config):
     """Steps between measurements of the loss on held-back text; none: a quarter of the run."""
     num_validation_tokens: Annotated[int, Ge(0)] = 16_384
     """Held-back tokens per category of the mixture at the most; 0: no validation."""
+    evaluation: TaskEvaluationConfig | None = None
+    """Tasks that are evaluated while training runs; none: none."""
     profile_at_step: Annotated[int, Gt(0)] | None = None
     """Writes a torch.profiler trace of this step and the two after it into the stage's artifact."""
     wandb: WandbConfig | None = None

@@ -58,7 +58,7 @@ def _row(
 
 def _against_original(run: PipelineRun) -> list[Block]:
     if run.base_evaluation is None:
-        how = "turbosparse run evaluate --place model=URI, with the original's artifact or folder"
+        how = "turbosparse run evaluate --place evaluated_model=URI, with the original's artifact or folder"
         return [Text(f"The original model was not evaluated on these items ({how}).")]
     folders = [run.store.fetch(manifest) for manifest in (run.base_evaluation, run.stages["evaluate"])]
     try:

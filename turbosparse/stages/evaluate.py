@@ -20,6 +20,7 @@ from turbosparse.model.device import on_best_device
 from turbosparse.model.folder import load_model
 from turbosparse.progress import Listener
 from turbosparse.reports.plots import plot_sparsity
+from turbosparse.stages.evaluated import evaluated_folder
 from turbosparse.stages.run import Run
 from turbosparse.stages.specs import Specs, require
 
@@ -32,7 +33,8 @@ def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
 
     Reference: Section 6 of the paper.
     """
-    folder = require(run, Specs(run).finetune).folder() / "model"
+    given = evaluated_folder(run.placement)
+    folder = Path(given) if given else require(run, Specs(run).finetune).folder() / "model"
     corpus = require(run, Specs(run).evaluate.parents["corpus"]).folder()
     model, tokenizer = on_best_device(load_model(folder)), load_tokenizer(folder)
     wanted, data = run.config.evaluate, run.placement.evaluation_data

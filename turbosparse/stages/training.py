@@ -13,7 +13,7 @@ from turbosparse.export.huggingface import copy_tokenizer
 from turbosparse.progress import Listener, OnProgress, Progress
 from turbosparse.reports.training_plots import plot_training
 from turbosparse.stages.run import Run
-from turbosparse.stages.specs import Specs
+from turbosparse.stages.specs import Specs, require
 from turbosparse.train.callbacks.profiling import TRACE_NAME
 from turbosparse.train.checkpoints import Checkpoint, CheckpointStore, assemble_model
 from turbosparse.train.credentials import check_wandb
@@ -82,6 +82,8 @@ def _job(
     # Ranks of another machine don't see what this one has fetched.
     origin = partial(origin_of, run.store) if place.launcher == "jobset" else str
     rank_batch = recipe.batch_size_sequences // num_ranks
+    # Only where tasks are evaluated meanwhile: pods fetch it.
+    corpus = require(run, Specs(run).prepare).folder() if place.training.evaluation else None
     interval = place.checkpoint_interval_steps or min(max(10, recipe.num_steps // 20), 250)
     return TrainJob(
         name=name,
@@ -91,6 +93,8 @@ def _job(
         data_folder=origin(inputs.data_folder),
         shards=run.store.place("tokens"),
         validation_folder=None if name == "finetune" else origin(inputs.data_folder),
+        evaluation_data=place.evaluation_data,
+        held_back_folder=origin(corpus) if corpus else None,
         state_folder=str(workspace.state),
         checkpoints=f"{workspace.state_uri}/checkpoints",
         predictor=inputs.predictor,
@@ -112,6 +116,7 @@ def _finished(checkpoints: CheckpointStore, recipe: TrainConfig) -> Checkpoint |
 def _as_progress(job: TrainJob, on_progress: OnProgress) -> Callable[[Event], None]:
     def on_event(event: Event) -> None:
         values = {key: event.values[key] for key in SHOWN if event.values[key] is not None}
+        values |= event.values["task_results"] or {}
         on_progress(Progress(job.name, event.values["step"], job.recipe.num_steps, "steps", values))
 
     return on_event

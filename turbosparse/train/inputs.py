@@ -7,7 +7,7 @@ from turbosparse.artifacts import fetch_origin
 from turbosparse.train.job import TrainJob
 from turbosparse.train.launch.heartbeat import beat
 
-FOLDERS = ("model_folder", "data_folder", "validation_folder", "teacher_folder")
+FOLDERS = ("model_folder", "data_folder", "validation_folder", "teacher_folder", "held_back_folder")
 
 
 def with_local_inputs(job: TrainJob) -> TrainJob:

@@ -28,6 +28,10 @@ class TrainJob(Config):
     """Where the paths of a corpus's index begin: a folder, or a URI that streaming downloads from."""
     validation_folder: str | None = None
     """The prepared corpus whose held-back text validates; none: no validation."""
+    evaluation_data: str | None = None
+    """Items of the tasks that are evaluated meanwhile; none: the hub's."""
+    held_back_folder: str | None = None
+    """The prepared corpus whose held-back text local tasks are made of."""
     state_folder: str
     """This machine's own: history, traces, what W&B writes offline."""
     checkpoints: str

@@ -16,6 +16,7 @@ from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.errors import DataError
 from turbosparse.model.layout import OurConfig
 from turbosparse.train.callbacks.checkpointing import Checkpointing
+from turbosparse.train.callbacks.evaluation import TaskEvaluation
 from turbosparse.train.callbacks.guard import StepGuard
 from turbosparse.train.callbacks.profiling import Profiling
 from turbosparse.train.callbacks.progress import StepProgress
@@ -144,7 +145,8 @@ def build_trainer(
     sequence_length = len(dataset[0]["input_ids"])
     optimizer = build_optimizer(module, job.recipe, job.predictor)
     guard = StepGuard(job.recipe)
-    progress = StepProgress(job, sequence_length, guard, Validation(job, sequence_length))
+    measured = Validation(job, sequence_length), TaskEvaluation(job)
+    progress = StepProgress(job, sequence_length, guard, *measured)
     callbacks: list[Callback] = [guard, progress]
     if job.hardware.profile_at_step is not None:
         callbacks.append(Profiling(job))

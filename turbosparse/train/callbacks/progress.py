@@ -12,6 +12,7 @@ from composer.loggers import Logger
 from composer.utils import dist
 
 from turbosparse.analysis.flops import model_flops_utilization, training_flops_per_token
+from turbosparse.train.callbacks.evaluation import TaskEvaluation
 from turbosparse.train.callbacks.guard import StepGuard
 from turbosparse.train.callbacks.ranks import module_of
 from turbosparse.train.callbacks.validation import Validation
@@ -30,10 +31,18 @@ OBSERVE_EVERY_STEPS_ON_GPU = 50
 class StepProgress(Callback):
     """Measures loss, speed and sparsity over all ranks; rank 0 records and reports them."""
 
-    def __init__(self, job: TrainJob, sequence_length: int, guard: StepGuard, validation: Validation) -> None:
+    def __init__(
+        self,
+        job: TrainJob,
+        sequence_length: int,
+        guard: StepGuard,
+        validation: Validation,
+        evaluation: TaskEvaluation,
+    ) -> None:
         self._job = job
         self._guard = guard
         self._validation = validation
+        self._evaluation = evaluation
         self._sequence_length = sequence_length
         self._num_tokens = job.recipe.batch_size_sequences * sequence_length
         self._observe_every = OBSERVE_EVERY_STEPS_ON_GPU if torch.cuda.is_available() else OBSERVE_EVERY_STEPS
@@ -97,6 +106,7 @@ class StepProgress(Callback):
             memory_bytes=_peak_memory_bytes(),
             is_skipped=self._guard.is_skipped,
             validation_losses=self._validation.losses_of(step, state),
+            task_results=self._evaluation.results_of(step, state),
             other_losses=losses,
             predictor_recall=_predictor_recall(state),
             **_sparsity(state),

@@ -3,6 +3,8 @@
 import torch
 from composer.core import State
 from composer.utils import dist
+from torch.distributed.fsdp import FSDPModule
+from transformers import PreTrainedModel
 
 from turbosparse.train.module import CausalLMTraining
 
@@ -11,6 +13,13 @@ def module_of(state: State) -> CausalLMTraining:
     """Returns the module that is being trained."""
     assert isinstance(state.model, CausalLMTraining)
     return state.model
+
+
+def reshard(model: PreTrainedModel) -> None:
+    """Lets go of weights that FSDP2 keeps gathered for a backward pass, which does not come here."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def global_losses(module: CausalLMTraining) -> dict[str, float]:

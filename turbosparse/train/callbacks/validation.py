@@ -8,7 +8,6 @@ from composer.core import State
 from composer.core.precision import get_precision_context
 from composer.utils import dist
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from turbosparse.analysis.text import token_windows
@@ -16,7 +15,7 @@ from turbosparse.data.held_back import read_documents
 from turbosparse.data.layout import HELD_BACK_NAME, TOKENIZER_NAME
 from turbosparse.data.sources import source_named
 from turbosparse.data.tokenizer import load_tokenizer
-from turbosparse.train.callbacks.ranks import module_of
+from turbosparse.train.callbacks.ranks import module_of, reshard
 from turbosparse.train.job import TrainJob
 
 
@@ -48,7 +47,7 @@ class Validation:
             with torch.no_grad(), get_precision_context(state.precision):
                 return {name: _mean_loss(module.model, part) for name, part in self._windows.items()}
         finally:
-            _reshard(module.model)
+            reshard(module.model)
             module.train()
 
 
@@ -65,13 +64,6 @@ def category_windows(folder: Path, window_tokens: int, num_tokens: int) -> dict[
         texts[source_named(document.source).category].append(document.text)
     tokenizer = load_tokenizer(folder / TOKENIZER_NAME)
     return {name: token_windows(tokenizer, found, window_tokens, num_tokens) for name, found in texts.items()}
-
-
-def _reshard(model: PreTrainedModel) -> None:
-    """Lets go of weights that FSDP2 keeps gathered for a backward pass, which does not come here."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
 
 
 def _mean_loss(model: PreTrainedModel, windows: list[Tensor]) -> float:
