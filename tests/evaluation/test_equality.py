@@ -42,20 +42,12 @@ def theirs(exported, tmp_path_factory) -> Path:
     work = tmp_path_factory.mktemp("theirs")
     (tasks := work / "tasks").mkdir()
     load_tasks(plan_tasks(TASKS).tasks, Sources(EVAL), tasks)
-    command = [
-        sys.executable,
-        "-m",
-        "lm_eval",
-        "run",
-        "--model",
-        "hf",
-        "--trust_remote_code",
-        "--log_samples",
-    ]
+    command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--trust_remote_code"]
     command += ["--model_args", f"pretrained={exported}", "--tasks", ",".join(map(name, TASKS))]
     command += ["--include_path", str(tasks), "--limit", str(LIMIT), "--batch_size", "4", "--device", "cpu"]
+    command += ["--log_samples", "--output_path", str(work)]
     environment = os.environ | {"HF_DATASETS_OFFLINE": "1", "HF_HOME": str(work / "hub")}
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    subprocess.run(command, env=environment, check=True)
     return work
 
 
