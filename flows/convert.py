@@ -13,9 +13,9 @@ from turbosparse.config import Overrides, Placement, PresetName
 @flow(name="convert", flow_run_name=run_name)
 def convert(
     preset: PresetName = PRESET,
-    overrides: Overrides | None = OVERRIDES,
+    overrides: Overrides = OVERRIDES,
     dry_run: bool = DRY_RUN,
-    placement: Placement | None = PLACEMENT,
+    placement: Placement = PLACEMENT,
 ) -> StageResult:
     """Takes a SwiGLU model, training a base first where the preset says so, and makes it dReLU."""
     run = open_request(preset, overrides, dry_run, placement)

@@ -13,9 +13,9 @@ from turbosparse.config import Overrides, Placement, PresetName
 @flow(name="evaluate", flow_run_name=run_name)
 def evaluate(
     preset: PresetName = PRESET,
-    overrides: Overrides | None = OVERRIDES,
+    overrides: Overrides = OVERRIDES,
     dry_run: bool = DRY_RUN,
-    placement: Placement | None = PLACEMENT,
+    placement: Placement = PLACEMENT,
 ) -> StageResult:
     """Measures the tuned model: tasks, sparsity by layer, activated parameters (Section 6)."""
     run = open_request(preset, overrides, dry_run, placement)

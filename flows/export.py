@@ -13,9 +13,9 @@ from turbosparse.config import Overrides, Placement, PresetName
 @flow(name="export", flow_run_name=run_name)
 def export(
     preset: PresetName = PRESET,
-    overrides: Overrides | None = OVERRIDES,
+    overrides: Overrides = OVERRIDES,
     dry_run: bool = DRY_RUN,
-    placement: Placement | None = PLACEMENT,
+    placement: Placement = PLACEMENT,
 ) -> StageResult:
     """Writes the tuned model for other engines and times its decoding (Section 7)."""
     run = open_request(preset, overrides, dry_run, placement)

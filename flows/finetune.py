@@ -14,9 +14,9 @@ from turbosparse.config import Overrides, Placement, PresetName
 @flow(name="finetune", flow_run_name=run_name)
 def finetune(
     preset: PresetName = PRESET,
-    overrides: Overrides | None = OVERRIDES,
+    overrides: Overrides = OVERRIDES,
     dry_run: bool = DRY_RUN,
-    placement: Placement | None = PLACEMENT,
+    placement: Placement = PLACEMENT,
 ) -> StageResult:
     """Tunes on conversations and trains one activation predictor per FFN beside it (Section 7)."""
     run = open_request(preset, overrides, dry_run, placement)

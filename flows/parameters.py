@@ -5,14 +5,18 @@ from typing import Any
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from turbosparse.config import Overrides, Placement
+
 PRESET: Any = Field(default="300m", description="Which of the paper's runs, or a small one for trying.")
-OVERRIDES: Any = Field(default=None, description="What differs from the preset; empty fields follow it.")
+OVERRIDES: Any = Field(
+    default=Overrides(), description="What differs from the preset; empty fields follow it."
+)
 DRY_RUN: Any = Field(
     default=False,
     description="Applies the preset's short dry run: true widths, few steps, text of the worker's machine.",
 )
 PLACEMENT: Any = Field(
-    default=None,
+    default=Placement(),
     description="Where it runs, from which inputs, into which root. Nothing here changes what is made.",
 )
 

@@ -17,9 +17,9 @@ from turbosparse.config import Overrides, Placement, PresetName
 @flow(name="pipeline", flow_run_name=run_name)
 def pipeline(
     preset: PresetName = PRESET,
-    overrides: Overrides | None = OVERRIDES,
+    overrides: Overrides = OVERRIDES,
     dry_run: bool = DRY_RUN,
-    placement: Placement | None = PLACEMENT,
+    placement: Placement = PLACEMENT,
 ) -> dict[str, StageResult]:
     """Corpus → dReLU → recovery → instruction tuning with predictors → evaluation → export."""
     method = (prepare, convert, pretrain, finetune, evaluate, export)

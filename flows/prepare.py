@@ -13,9 +13,9 @@ from turbosparse.config import Overrides, Placement, PresetName
 @flow(name="prepare", flow_run_name=run_name)
 def prepare(
     preset: PresetName = PRESET,
-    overrides: Overrides | None = OVERRIDES,
+    overrides: Overrides = OVERRIDES,
     dry_run: bool = DRY_RUN,
-    placement: Placement | None = PLACEMENT,
+    placement: Placement = PLACEMENT,
 ) -> StageResult:
     """Builds the recovery corpus at Table 4's ratios."""
     run = open_request(preset, overrides, dry_run, placement)

@@ -13,9 +13,9 @@ from turbosparse.config import Overrides, Placement, PresetName
 @flow(name="pretrain", flow_run_name=run_name)
 def pretrain(
     preset: PresetName = PRESET,
-    overrides: Overrides | None = OVERRIDES,
+    overrides: Overrides = OVERRIDES,
     dry_run: bool = DRY_RUN,
-    placement: Placement | None = PLACEMENT,
+    placement: Placement = PLACEMENT,
 ) -> StageResult:
     """Continues pretraining until the dReLU model has recovered (Section 5)."""
     run = open_request(preset, overrides, dry_run, placement)

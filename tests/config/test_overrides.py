@@ -23,12 +23,11 @@ def parts() -> list[tuple[str, type[Partial], type]]:
 def test_every_field_of_the_form_has_its_configurations_bounds_and_help(name, form, config):
     offered, real = form.model_json_schema()["properties"], config.model_json_schema()["properties"]
     for field, schema in offered.items():
-        kinds = schema["anyOf"]
-        choice = next(kind for kind in kinds if kind["type"] != "null")
         wanted = next((kind for kind in real[field].get("anyOf", []) if kind["type"] != "null"), real[field])
         for bound in (*BOUNDS, "enum", "type"):
-            assert choice.get(bound) == wanted.get(bound), f"{name}.{field} {bound}"
+            assert schema.get(bound) == wanted.get(bound), f"{name}.{field} {bound}"
         assert schema["description"]
+        assert "default" not in schema, "an empty field must not be sent as null"
 
 
 def test_an_empty_form_changes_nothing():

@@ -6,75 +6,88 @@ A form that was filled with a preset's values could not follow a change of the p
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
-from pydantic import ConfigDict
+from pydantic import ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic.json_schema import SkipJsonSchema
 
-from turbosparse.config.base import Config
+from turbosparse.config.base import Config, title_fields
 from turbosparse.config.resolve import Tree, merge, read_overrides
+
+Empty = SkipJsonSchema[None]
+"""A form's field that was left empty. Forms need not know of it: a choice between a number and nothing
+would be drawn as two tabs."""
+
+
+def _without_empty_defaults(schema: dict[str, Any]) -> None:
+    title_fields(schema)
+    for field in schema["properties"].values():
+        if field.get("default", "") is None:
+            del field["default"]
 
 
 class Partial(Config):
     """Part of a configuration. Any other field of that part may be given too, and is checked with it."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", json_schema_extra=_without_empty_defaults)
 
-    def tree(self) -> Tree:
-        """Returns what was given: a field of the form that is empty is not, any other field is."""
-        given = {name: getattr(self, name) for name in type(self).model_fields}
-        filled = {name: _plain(value) for name, value in given.items() if value is not None}
-        return {name: value for name, value in filled.items() if value != {}} | (self.model_extra or {})
+    @model_serializer(mode="wrap")
+    def _given(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out the form's empty fields; any other field was given, even as null."""
+        others = self.model_extra or {}
+        fields = serialize(self).items()
+        return {name: value for name, value in fields if name in others or value not in (None, {}, [], ())}
 
 
 class DataOverrides(Partial):
     """The recovery corpus."""
 
-    corpora: Literal["hub", "local", "folder", "sampled"] | None = None
+    corpora: Literal["hub", "local", "folder", "sampled"] | Empty = None
     """The sources' own data sets, text of the worker's machine, JSONL or Parquet files in
     placement.corpora, or text sampled from placement.source."""
-    num_tokens: Annotated[int, Gt(0)] | None = None
+    num_tokens: Annotated[int, Gt(0)] | Empty = None
     """Tokens of one epoch, all sources together."""
-    sequence_length: Annotated[int, Ge(16), Le(32_768)] | None = None
+    sequence_length: Annotated[int, Ge(16), Le(32_768)] | Empty = None
     """Tokens per training sequence."""
-    on_shortage: Literal["refuse", "shrink"] | None = None
+    on_shortage: Literal["refuse", "shrink"] | Empty = None
     """What happens where a source is too small for its share of the mixture."""
 
 
 class TrainOverrides(Partial):
     """A training run's hyperparameters."""
 
-    num_steps: Annotated[int, Gt(0)] | None = None
+    num_steps: Annotated[int, Gt(0)] | Empty = None
     """Optimizer steps."""
-    batch_size_sequences: Annotated[int, Gt(0)] | None = None
+    batch_size_sequences: Annotated[int, Gt(0)] | Empty = None
     """Sequences per optimizer step, over all ranks."""
-    learning_rate: Annotated[float, Gt(0)] | None = None
+    learning_rate: Annotated[float, Gt(0)] | Empty = None
     """Peak learning rate, reached at the end of warmup."""
-    warmup_steps: Annotated[int, Ge(0)] | None = None
+    warmup_steps: Annotated[int, Ge(0)] | Empty = None
     """Steps of linear warmup; fewer than num_steps."""
-    seed: Annotated[int, Ge(0)] | None = None
+    seed: Annotated[int, Ge(0)] | Empty = None
     """Seeds everything random in training."""
 
 
 class FinetuneOverrides(TrainOverrides):
     """Instruction tuning with predictors."""
 
-    sequence_length: Annotated[int, Ge(16), Le(32_768)] | None = None
+    sequence_length: Annotated[int, Ge(16), Le(32_768)] | Empty = None
     """Tokens per packed sequence of conversations."""
-    max_conversations: Annotated[int, Gt(0)] | None = None
+    max_conversations: Annotated[int, Gt(0)] | Empty = None
     """Conversations to take at the most."""
 
 
 class EvaluateOverrides(Partial):
     """What the tuned model is measured on."""
 
-    tasks: tuple[str, ...] | None = None
+    tasks: tuple[str, ...] | Empty = None
     """lm-evaluation-harness tasks, such as arc_easy."""
-    limit: Annotated[int, Gt(0)] | None = None
+    limit: Annotated[int, Gt(0)] | Empty = None
     """Items per task at the most."""
 
 
 class ExportOverrides(Partial):
     """What is exported."""
 
-    powerinfer: Literal["f16", "q4_0"] | None = None
+    powerinfer: Literal["f16", "q4_0"] | Empty = None
     """Also write a file for PowerInfer, its matrices in F16 or Q4_0."""
 
 
@@ -95,15 +108,10 @@ class Overrides(Partial):
     """Any other field, as with --set on the command line: pretrain.weight_decay=0.1."""
 
     def tree(self) -> Tree:
-        """Returns the overrides as `resolve` takes them, assignments on top.
+        """Returns what was given as `resolve` takes it, assignments on top.
 
         Raises:
             ConfigError: An assignment that is not of the form a.b=c.
         """
-        tree = super().tree()
-        del tree["assignments"]
-        return merge(tree, read_overrides(None, list(self.assignments)))
-
-
-def _plain(value: Any) -> Any:
-    return value.tree() if isinstance(value, Partial) else list(value) if isinstance(value, tuple) else value
+        tree = self.model_dump(mode="json")
+        return merge(tree, read_overrides(None, tree.pop("assignments", [])))
