@@ -12,11 +12,13 @@ class TurboSparseError(ValueError):
     """
 
     def __init__(self, field: str, value: object, expected: str, remedy: str) -> None:
-        self.field = field
+        self.field = mask(field)
         self.value = mask_value(value)
         self.expected = mask(expected)
         self.remedy = mask(remedy)
-        super().__init__(f"{field}: {_shown(self.value)}. Expected: {self.expected}. Remedy: {self.remedy}")
+        super().__init__(
+            f"{self.field}: {_shown(self.value)}. Expected: {self.expected}. Remedy: {self.remedy}"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Lets the error travel from a worker's process to this one."""

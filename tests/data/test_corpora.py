@@ -20,7 +20,7 @@ from turbosparse.data.documents import split_passages
 from turbosparse.data.installed_text import docstrings, files_of, written_text
 from turbosparse.data.reading import Problem
 from turbosparse.data.sources import SOURCES
-from turbosparse.errors import DataError
+from turbosparse.errors import ConfigError, DataError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "corpora"
 LIMIT = 10_000_000
@@ -154,7 +154,7 @@ def test_a_folder_may_be_a_uri(memory_folder):
     assert read_source(corpora, "github-code") == ["c"]
     with pytest.raises(DataError, match="existing folder"):
         open_corpora("folder", "memory://bucket/corpus/web.jsonl")
-    with pytest.raises(DataError, match="existing folder"):
+    with pytest.raises(ConfigError, match="a path, or a URI of"):
         open_corpora("folder", "no-such-store://bucket")
 
 

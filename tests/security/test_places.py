@@ -13,6 +13,7 @@ from turbosparse.config import JobSetConfig, Placement, read_overrides, validate
 from turbosparse.config.uri import ALLOWED_VARIABLE, check_uri
 from turbosparse.data.folder_corpora import FolderCorpora
 from turbosparse.data.hub_corpora import _checked_url
+from turbosparse.data.instruction_rows import open_instructions_rows
 from turbosparse.data.reading import read_texts
 from turbosparse.data.shard_index import read_shards
 from turbosparse.data.sources import HubFiles
@@ -155,6 +156,8 @@ def test_places_that_are_not_to_be_opened(uri):
         Store(uri)
     with pytest.raises(TurboSparseError):
         list(read_texts(uri, "text", 1_000))
+    with pytest.raises(ConfigError):
+        open_instructions_rows("folder", uri)
 
 
 def test_places_that_an_operator_allows(monkeypatch, tmp_path):

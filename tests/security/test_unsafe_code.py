@@ -125,3 +125,14 @@ def test_the_rule_sees_what_it_forbids(line):
 )
 def test_the_rule_lets_safe_code_pass(line):
     assert not list(findings(ast.parse(line)))
+
+
+def test_whoever_opens_a_uri_checks_it_first():
+    """fsspec opens anything: another machine's memory, a chain of file systems, the metadata service."""
+    openers = {"url_to_fs", "fsspec.core.url_to_fs", "fsspec.open", "fsspec.filesystem"}
+    # Shards lie below the store's root, which was checked when the store was opened.
+    for path in MODULES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        if calls & openers and path.name != "stream.py":
+            assert "check_uri" in calls, path

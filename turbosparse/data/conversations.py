@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from fsspec.core import url_to_fs
 
+from turbosparse.config.uri import check_uri
 from turbosparse.data.reading import FORMATS, Problem, read_rows
 from turbosparse.data.reading_folder import Folder, ListedFile
 from turbosparse.errors import DataError
@@ -83,7 +84,10 @@ def list_files(place: str) -> list[ListedFile]:
 
     Raises:
         DataError: there is no such file, no folder of such files, or nobody to ask for them.
+        ConfigError: the URI may not be opened.
     """
+    if "://" in place:
+        check_uri(place, "instructions")
     try:
         file_system, path = url_to_fs(place)
         # Another part of this process may have listed the folder before files were added.
