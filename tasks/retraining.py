@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.events import emit_event
+from prefect.events import Event, Resource, emit_event
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
@@ -55,12 +57,21 @@ def promote(run: Run, lease: Lease) -> None:
 
 
 def announce_new_data(corpora: str) -> None:
-    """Emits the event that a deployment's trigger starts a retraining on.
+    """Sends the event that a deployment's trigger starts a retraining on; it has arrived when this returns.
 
     Args:
         corpora: path or URI of the folder that has received text.
+
+    Raises:
+        httpx.HTTPError: The server can't be reached, or refuses it.
     """
-    emit_event(event=NEW_DATA_EVENT, resource={"prefect.resource.id": f"turbosparse.corpora.{corpora}"})
+    event = Event(
+        event=NEW_DATA_EVENT,
+        resource=Resource.model_validate({"prefect.resource.id": f"turbosparse.corpora.{corpora}"}),
+        occurred=datetime.now(UTC),
+    )
+    with get_client(sync_client=True) as client:
+        client.request("POST", "/events", json=[event.model_dump(mode="json")])
 
 
 def rejected(verdict: StageResult) -> State[Any]:

@@ -7,6 +7,7 @@ import pytest
 from turbosparse.artifacts.numbered import NumberedFiles
 from turbosparse.promotion.lease import (
     FOLDER,
+    LeaseRecord,
     RetrainingUnderWay,
     check_free,
     holding_lease,
@@ -52,12 +53,17 @@ def test_one_that_died_without_a_word_is_passed_over_and_notices(root):
         take_lease(root, "third", LONG)
 
 
-def test_a_living_holder_is_not_passed_over(tmp_path):
-    with holding_lease(str(tmp_path), "first", 0.6) as lease:
-        time.sleep(1.5)
-        with pytest.raises(RetrainingUnderWay):
-            take_lease(str(tmp_path), "second", LONG)
-        lease.check()
+def test_a_living_holder_renews_its_lease(tmp_path):
+    file = tmp_path / FOLDER / "000001.json"
+    with holding_lease(str(tmp_path), "first", seconds=1.5):
+        taken = LeaseRecord.model_validate_json(file.read_bytes())
+        deadline = time.monotonic() + 60
+        while file.read_bytes() == taken.model_dump_json(indent=2).encode():
+            assert time.monotonic() < deadline, "it was never renewed"
+            time.sleep(0.05)
+        renewed = LeaseRecord.model_validate_json(file.read_bytes())
+    assert (renewed.holder, renewed.released) == ("first", False)
+    assert renewed.expires_at > taken.expires_at
 
 
 def test_the_same_flow_run_takes_over_its_own(root):

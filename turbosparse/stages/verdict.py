@@ -22,7 +22,8 @@ def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
     parents = {role: require(run, spec) for role, spec in Specs(run).verdict.parents.items()}
     candidate, champion = parents["candidate"], parents.get("champion")
     tasks = _compared(champion, candidate) if champion is not None else []
-    verdict = judge(run.config.retrain.gate, _measured(candidate), champion and _measured(champion), tasks)
+    before = _measured(champion) if champion is not None else None
+    verdict = judge(run.config.retrain.gate, _measured(candidate), before, tasks)
     (workspace.folder / "verdict.json").write_text(json.dumps(verdict.as_json(), indent=1), encoding="utf-8")
     (workspace.folder / "report.md").write_text(_markdown(verdict, tasks), encoding="utf-8")
     return {"holds": verdict.holds, "reasons": verdict.reasons, "num_checks": len(verdict.checks)}
