@@ -50,8 +50,8 @@ RECIPE: dict[str, Any] = {
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "recovered": {},
-    # On 500 steps: 88.0% zeros at 1.174 of the original's loss.
-    "sparse": {"pretrain": {"sparsity_penalty": {"weight": 8.0, "warmup_ratio": 0.5}}},
+    # On 500 steps with a weight of 8: 88.0% zeros at 1.174 of the original's loss.
+    "sparse": {"pretrain": {"sparsity_penalty": {"weight": 6.0, "warmup_ratio": 0.5}}},
 }
 """What each variant changes: the second presses activations to zero."""
 
