@@ -21,7 +21,7 @@ def training_section(run: PipelineRun) -> Section:
     for kind in trained:
         path = run.file(kind, "history.png")
         if path is not None:
-            blocks.append(Picture(path.read_bytes(), f"{STAGES[kind].capitalize()}, step by step"))
+            blocks.append(Picture(path.read_bytes(), f"{kind}: {STAGES[kind]}, step by step"))
         blocks += _tasks(kind, _history(run, kind))
     blocks.append(Text("Losses are nats per token; the last is the mean over the last tenth of the steps."))
     return Section("Training", blocks)
