@@ -31,7 +31,7 @@ def run(tmp_path: Path, *words: str, **changes: str) -> subprocess.CompletedProc
         text=True,
         env=kept | CANARIES | places | changes,
         cwd=tmp_path,
-        timeout=900,
+        timeout=1500,
         check=False,
     )
 
@@ -53,6 +53,7 @@ def leaks(tmp_path: Path, ended: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_whole_pipeline_writes_no_secret(tmp_path):
     """Artifacts, manifests, Prefect's database and logs, W&B's files, caches and temporary files."""
     settings = [word for name, value in SHORT.items() for word in ("--set", f"{name}={value}")]
