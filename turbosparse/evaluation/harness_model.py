@@ -105,7 +105,8 @@ class HarnessModel(HFLM):
         ids = self.tok_encode(text, add_special_tokens=False if is_local(request) else None)
         limit = self.max_length
         windows = get_rolling_token_windows(ids, self.prefix_token_id, limit, context_len=1)
-        return [ScoredSequence.of(*make_disjoint_window(window), limit) for window in windows]
+        parts = map(make_disjoint_window, windows)
+        return [ScoredSequence.of(context, continuation, limit) for context, continuation in parts]
 
     def _encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[Tokens, Tokens]]:
         """Returns the tokens of contexts and continuations, split where the harness splits them."""
