@@ -3,12 +3,14 @@
 import hashlib
 import json
 import os
+import tempfile
 
 import pytest
 import yaml
 
 from turbosparse.artifacts import ArtifactSpec, Store
-from turbosparse.cli.artifacts import _open_artifact
+from turbosparse.artifacts.files import temporary_home
+from turbosparse.artifacts.opening import open_artifact
 from turbosparse.config import JobSetConfig, Placement, read_overrides, validate
 from turbosparse.config.uri import ALLOWED_VARIABLE, check_uri
 from turbosparse.data.folder_corpora import FolderCorpora
@@ -97,11 +99,30 @@ def test_a_stage_commits_no_links(tmp_path):
     assert not list(tmp_path.rglob("manifest.json"))
 
 
+@pytest.mark.parametrize("trap", ["a link", "writable by all", "somebody else's"])
+def test_a_temporary_folder_that_others_prepared_is_not_used(trap, tmp_path, monkeypatch):
+    """In /tmp anybody may make the folder first, and change files after their digests were checked."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = temporary_home("turbosparse")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    if trap == "a link":
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+    elif trap == "writable by all":
+        folder.chmod(0o777)
+    elif os.getuid() == 0:
+        os.chown(folder, 65_534, 65_534)
+    else:
+        pytest.skip("only root can give a folder away")
+    with pytest.raises(ArtifactError, match="temporary files"):
+        temporary_home("turbosparse")
+
+
 @pytest.mark.parametrize("uri", ["runs/convert/..", "runs/../..", "runs/convert/../../etc"])
 def test_a_command_opens_only_artifacts(uri, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(TurboSparseError):
-        _open_artifact(uri)
+        open_artifact(uri)
 
 
 @pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "sub/x.safetensors", ".."])

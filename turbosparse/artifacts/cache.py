@@ -4,13 +4,12 @@ import fcntl
 import os
 import secrets
 import shutil
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from turbosparse.artifacts.files import verify_file
+from turbosparse.artifacts.files import temporary_home, verify_file
 from turbosparse.artifacts.manifest import Manifest
 from turbosparse.errors import ArtifactError, ConfigError
 
@@ -40,7 +39,7 @@ class LocalCache:
         Raises:
             ConfigError: TURBOSPARSE_CACHE_GIB is no positive number.
         """
-        base = os.environ.get(FOLDER_VARIABLE) or f"{tempfile.gettempdir()}/turbosparse-cache-{os.getuid()}"
+        base = os.environ.get(FOLDER_VARIABLE) or temporary_home("turbosparse-cache")
         limit = limit_gib if limit_gib is not None else _limit_of_environment()
         # Folders of all roots compete for the same space.
         prefix = "".join(letter if letter.isalnum() else "-" for letter in root)

@@ -4,6 +4,8 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
+import tempfile
 from pathlib import Path
 
 from fsspec import AbstractFileSystem
@@ -42,6 +44,24 @@ def verify_file(path: Path, expected: FileRecord, name: str | None = None) -> No
     actual = _sha256(path)
     if actual != expected.sha256:
         raise _corrupt(shown, f"sha256 {actual}", f"sha256 {expected.sha256}")
+
+
+def temporary_home(name: str) -> Path:
+    """Returns this user's own folder among the temporary files, where its processes find each other's.
+
+    Raises:
+        ArtifactError: Somebody else has made it, or may write to it.
+    """
+    folder = Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.lstat()
+    is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
+    if not is_ours:
+        expected = "a folder that this user made and nobody else may write to"
+        raise ArtifactError(
+            "temporary files", str(folder), expected, "delete it, or set TMPDIR to another place"
+        )
+    return folder
 
 
 def check_inside(folder: Path, path: str) -> None:

@@ -6,7 +6,6 @@ the attempt it commits; whatever it does not name does not exist for readers.
 
 import errno
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +20,7 @@ from pydantic import ValidationError
 import turbosparse
 from turbosparse.artifacts.attempts import Workspace, attempt_name, remove_stale_attempts
 from turbosparse.artifacts.cache import LocalCache, missing_files
-from turbosparse.artifacts.files import check_inside, record_files, verify_file, verify_size
+from turbosparse.artifacts.files import check_inside, record_files, temporary_home, verify_file, verify_size
 from turbosparse.artifacts.manifest import ArtifactSpec, Manifest
 from turbosparse.artifacts.place import PATIENCE_SECONDS, Place
 from turbosparse.errors import ArtifactError
@@ -159,9 +158,13 @@ class Store:
                 for path, record in manifest.files.items():
                     check_inside(folder, path)
                     verify_file(folder / path, record)
-                for name in manifest.components:
-                    self.fetch(self._read_manifest(name))
+            # Before its components: a manifest that was tampered with may name itself as one.
             self._verified[manifest.name] = folder
+            try:
+                self._fetch_components(manifest)
+            except ArtifactError:
+                del self._verified[manifest.name]
+                raise
         return self._verified[manifest.name]
 
     def fetched_name(self, path: Path) -> tuple[str, str] | None:
@@ -255,7 +258,7 @@ class Store:
             home = self.local_root / spec.name
             remove_stale_attempts(home)
         else:
-            home = Path(tempfile.gettempdir()) / "turbosparse" / spec.name
+            home = temporary_home("turbosparse") / spec.name
         state_uri = f"{self.place(spec.kind)}/{spec.identity}/state"
         workspace = Workspace(home / attempt, home / "state", state_uri)
         workspace.folder.mkdir(parents=True)
@@ -307,6 +310,10 @@ class Store:
 
     def _files(self, manifest: Manifest) -> Place:
         return self._place.below(manifest.name, manifest.attempt)
+
+    def _fetch_components(self, manifest: Manifest) -> None:
+        for name in manifest.components if self.local_root is not None else ():
+            self.fetch(self._read_manifest(name))
 
     def _local_folder(self, manifest: Manifest) -> Path:
         files = self._files(manifest)
