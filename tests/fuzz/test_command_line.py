@@ -82,7 +82,6 @@ def test_a_place_that_holds_nothing(option, text, root, capsys):
         ["run", "prepare", "--workers", "elves"],
         ["run", "prepare", "--place", "training.compile=perhaps"],
         ["plan", "--preset", "tiny", "--nodes", "0"],
-        ["store", "ls", "--root", "/dev/null/runs"],
         ["generate", "/nowhere", "--prompt", "x"],
         ["sparsity", "/nowhere", "--text", "/nowhere"],
         ["evaluate", "/nowhere", "--tasks", "piqa"],

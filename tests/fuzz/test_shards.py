@@ -27,8 +27,9 @@ def corpus(make_corpus) -> Artifact:
         num_held_back_documents=1,
         near_duplicates=False,
     )
-    text = "The fox number {} sees the owl at noon. "
-    return make_corpus(config, {name: [text.format(n) * 6 for n in range(20)] for name in config.mixture})
+    text = "The fox number {} of {} sees the owl at noon. "
+    texts = {name: [text.format(n, name) * 6 for n in range(20)] for name in config.mixture}
+    return make_corpus(config, texts)
 
 
 def with_file(corpus: Artifact, name: str, content: bytes) -> Store:

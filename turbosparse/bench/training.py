@@ -227,5 +227,7 @@ def _write_sequences(shape: Shape, folder: Path) -> None:
         for sequence in tokens.astype(np.int32):
             writer.write({TOKENS: sequence})
     (folder / INDEX_NAME).write_bytes((folder / TOKENS / "index.json").read_bytes())
-    (folder / MIXTURE_NAME).write_text(json.dumps({"on_disk": {"random": num_sequences}}))
+    counts = {"random": num_sequences}
+    mixture = {"sequence_length": shape.sequence_length, "sequences": counts, "on_disk": counts}
+    (folder / MIXTURE_NAME).write_text(json.dumps(mixture))
     np.save(folder / ORDER_NAME, np.zeros(num_sequences, np.int64))

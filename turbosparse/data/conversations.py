@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, get_args
 
+from botocore.exceptions import BotoCoreError
 from fsspec.core import url_to_fs
 
 from turbosparse.config.uri import check_uri
@@ -95,7 +96,7 @@ def list_files(place: str) -> list[ListedFile]:
         if file_system.isfile(path):
             return [ListedFile(PurePosixPath(path).name, place, int(file_system.size(path)))]
         folder = Folder(place) if file_system.isdir(path) else None
-    except (ValueError, ImportError, OSError) as error:
+    except (ValueError, ImportError, OSError, BotoCoreError) as error:
         raise _no_files(place, f" ({error})") from error
     files = [file for name in folder.names() if (file := folder.find(name))] if folder else []
     if not files:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 
+from botocore.exceptions import BotoCoreError
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
@@ -41,7 +42,7 @@ class Folder:
             # Another part of this process may have listed the folder before files were added.
             self._file_system.invalidate_cache()
             is_folder = self._file_system.isdir(self._root)
-        except (ValueError, ImportError, OSError) as error:
+        except (ValueError, ImportError, OSError, BotoCoreError) as error:
             raise _not_a_folder(uri, str(error)) from error
         if not is_folder:
             raise _not_a_folder(uri, "no folder is found")

@@ -1,6 +1,5 @@
 """What training draws: the mixture's sequences in an order that holds its ratios all along."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ from streaming.base.format.base.reader import Reader
 from streaming.base.hashing import get_hash
 
 from turbosparse.artifacts.place import Place
-from turbosparse.data.layout import INDEX_NAME, MIXTURE_NAME, ORDER_NAME, SHARD_HASH, TOKENS
+from turbosparse.data.layout import INDEX_NAME, SHARD_HASH, TOKENS
 from turbosparse.data.mixture import spread
+from turbosparse.data.mixture_files import read_mixture, read_order
 from turbosparse.data.shard_index import read_shards
 from turbosparse.errors import ArtifactError, DataError
 
@@ -151,15 +151,12 @@ def open_mixture(
         bos_token_id: see `MixtureDataset`.
 
     Raises:
-        DataError: the folder holds no prepared corpus.
+        DataError: the folder holds no prepared corpus, or a damaged one.
     """
-    file = folder / MIXTURE_NAME
-    if not file.is_file():
-        raise DataError("corpus", str(folder), f"a prepared corpus with {MIXTURE_NAME}", "prepare it first")
-    mixture = json.loads(file.read_text(encoding="utf-8"))
-    order = np.load(folder / ORDER_NAME, allow_pickle=False)
+    on_disk = list(read_mixture(folder).on_disk.values())
+    order = read_order(folder, len(on_disk))
     stream = IndexedStream(folder / INDEX_NAME, shards, folder / "shards-cache", len(order))
-    return MixtureDataset(stream, order, list(mixture["on_disk"].values()), device_batch_size, bos_token_id)
+    return MixtureDataset(stream, order, on_disk, device_batch_size, bos_token_id)
 
 
 def document_positions(tokens: NDArray[np.int64], bos_token_id: int) -> NDArray[np.int64]:

@@ -1,7 +1,6 @@
 """A prepared corpus read again, sequence by sequence, and held against what it says of itself."""
 
 import hashlib
-import json
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,7 +13,8 @@ from streaming.base.format import reader_from_json
 
 from turbosparse.artifacts import Manifest, Store
 from turbosparse.data.corpus import merge_index
-from turbosparse.data.layout import INDEX_NAME, MIXTURE_NAME, SHARDS_NAME, TOKENIZER_NAME, TOKENS
+from turbosparse.data.layout import INDEX_NAME, SHARDS_NAME, TOKENIZER_NAME, TOKENS
+from turbosparse.data.mixture_files import MixtureRecord, read_mixture
 from turbosparse.data.shard_index import read_shards
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.errors import DataError
@@ -69,12 +69,12 @@ def verify_corpus(store: Store, manifest: Manifest, on_group: Callable[[int, int
         DataError: index, mixture and shards contradict each other.
     """
     folder = store.fetch(manifest)
-    mixture = json.loads((folder / MIXTURE_NAME).read_text(encoding="utf-8"))
+    mixture = read_mixture(folder)
     groups = [store.load(name).manifest for name in manifest.components]
-    _check_index(json.loads((folder / INDEX_NAME).read_text(encoding="utf-8")), merge_index(store, groups))
+    _check_index(read_shards(folder / INDEX_NAME), merge_index(store, groups))
     bos_token_id = load_tokenizer(folder / TOKENIZER_NAME).bos_token_id
-    sources = {source: _Source() for source in mixture["on_disk"]}
-    names = (name for name, count in mixture["on_disk"].items() for _ in range(count))
+    sources = {source: _Source() for source in mixture.on_disk}
+    names = (name for name, count in mixture.on_disk.items() for _ in range(count))
     for number, group in enumerate(groups, start=1):
         for tokens in _sequences(store, group):
             sources[_next(names, manifest)].add(tokens, bos_token_id)
@@ -84,11 +84,11 @@ def verify_corpus(store: Store, manifest: Manifest, on_group: Callable[[int, int
     return _report(manifest, mixture, sources)
 
 
-def _check_index(index: dict[str, Any], expected: list[dict[str, Any]]) -> None:
-    if index["shards"] != expected:
+def _check_index(shards: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    if shards != expected:
         raise DataError(
             INDEX_NAME,
-            f"{len(index['shards'])} shards",
+            f"{len(shards)} shards",
             f"the {len(expected)} shards of the corpus's groups, in their order",
             "prepare the corpus again",
         )
@@ -114,15 +114,17 @@ def _contradiction(manifest: Manifest, found: str) -> DataError:
     return DataError(manifest.name, found, "as many as mixture.json counts", "prepare the corpus again")
 
 
-def _report(manifest: Manifest, mixture: dict[str, Any], sources: dict[str, _Source]) -> dict[str, Any]:
-    num_drawn = sum(mixture["sequences"].values())
+def _report(manifest: Manifest, mixture: MixtureRecord, sources: dict[str, _Source]) -> dict[str, Any]:
+    num_drawn = sum(mixture.sequences.values())
     wanted = manifest.config["mixture"]
+    if not sources.keys() <= wanted.keys():
+        raise _contradiction(manifest, "other sources")
     return {
-        "sequence_length": mixture["sequence_length"],
+        "sequence_length": mixture.sequence_length,
         "sources": {
             source: {
                 **found.report(),
-                "drawn_ratio": mixture["sequences"][source] / num_drawn,
+                "drawn_ratio": mixture.sequences[source] / num_drawn,
                 "wanted_ratio": wanted[source] / 100,
             }
             for source, found in sources.items()

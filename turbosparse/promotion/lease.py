@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from pydantic import ValidationError, field_validator
+
 from turbosparse.artifacts.numbered import NumberedFiles
 from turbosparse.config.base import Config
 from turbosparse.errors import ArtifactError, TurboSparseError
@@ -34,6 +36,13 @@ class LeaseRecord(Config):
     """UTC, ISO 8601."""
     released: bool = False
     """Whether its holder has ended."""
+
+    @field_validator("expires_at")
+    @classmethod
+    def _is_a_moment(cls, text: str) -> str:
+        if datetime.fromisoformat(text).tzinfo is None:
+            raise ValueError("a time with its zone")
+        return text
 
     def is_over(self) -> bool:
         """Returns whether another may take over."""
@@ -131,7 +140,11 @@ def _content(holder: str, seconds: float, released: bool = False) -> bytes:
 
 
 def _read(files: NumberedFiles, number: int) -> LeaseRecord:
-    return LeaseRecord.model_validate_json(files.read(number))
+    try:
+        return LeaseRecord.model_validate_json(files.read(number))
+    except ValidationError as error:
+        path, remedy = files.path(number), "delete it once no retraining of the root runs"
+        raise ArtifactError(path, error.errors()[0]["msg"], "a lease", remedy) from error
 
 
 def _under_way(files: NumberedFiles, record: LeaseRecord) -> RetrainingUnderWay:

@@ -81,7 +81,10 @@ def digest_folder(folder: str, patterns: tuple[str, ...]) -> str:
     Raises:
         DataError: There are none.
     """
-    paths = sorted(path for pattern in patterns for path in Path(folder).glob(pattern))
+    try:
+        paths = sorted(path for pattern in patterns for path in Path(folder).glob(pattern))
+    except (OSError, ValueError) as error:
+        raise DataError("folder", folder, "a folder", f"check the path ({error})") from error
     if not paths:
         raise DataError("folder", folder, f"one of {', '.join(patterns)}", "check the path")
     stamps = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
