@@ -96,7 +96,7 @@ def test_figures_6_and_7_write_what_they_say(request_of, tmp_path):
 
 
 def test_figure_5_without_tasks_says_what_is_missing(request_of, tmp_path):
-    result = figure5.reproduce(request_of(out=tmp_path))
+    result = figure5.reproduce(request_of(out=tmp_path, data=None))
     assert [path.name for path in result.plots] == ["figure5b.png"]
     assert result.measured["SwiGLU"]["accuracy"] is None
     assert result.measured["SwiGLU"]["why"]

@@ -11,8 +11,8 @@ from rich.tree import Tree
 
 from turbosparse.artifacts import Artifact, Manifest, Store
 from turbosparse.artifacts.garbage import delete, find_garbage
+from turbosparse.artifacts.opening import open_artifact
 from turbosparse.cli.common import JsonOption, RootOption, console, finish
-from turbosparse.errors import DataError
 from turbosparse.promotion import Champions, champions_artifacts
 from turbosparse.promotion.lease import check_free
 
@@ -26,7 +26,7 @@ def verify(
     uri: Annotated[str, typer.Argument(help="<root>/<kind>/<identity>.")], as_json: JsonOption = False
 ) -> None:
     """Read an artifact again: every file against its digest, a corpus's shards sequence by sequence."""
-    artifact = _open_artifact(uri)
+    artifact = open_artifact(uri)
     artifact.folder()
     num_bytes = _num_bytes(artifact.manifest)
     report = {"uri": artifact.uri, "num_files": len(artifact.manifest.files), "num_bytes": num_bytes}
@@ -60,7 +60,7 @@ def show(
     uri: Annotated[str, typer.Argument(help="<root>/<kind>/<identity>.")], as_json: JsonOption = False
 ) -> None:
     """Print an artifact's manifest and its lineage, back to the corpora."""
-    artifact = _open_artifact(uri)
+    artifact = open_artifact(uri)
     lineage = list(artifact.store.lineage(artifact.manifest))
     branches = [Tree(artifact.uri)]
     for depth, role, manifest in lineage:
@@ -138,11 +138,3 @@ def store_gc(
 
 def _num_bytes(manifest: Manifest) -> int:
     return sum(record.size_bytes for record in manifest.files.values())
-
-
-def _open_artifact(uri: str) -> Artifact:
-    root, _, _ = uri.rstrip("/").rpartition("/")
-    root, _, kind = root.rpartition("/")
-    if not root or not kind:
-        raise DataError("uri", uri, "<root>/<kind>/<identity>", "see turbosparse store ls")
-    return Store(root).load(uri)
