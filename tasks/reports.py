@@ -56,12 +56,13 @@ def publish_pipeline(results: list[StageResult]) -> None:
 
 
 def stage_report(result: StageResult) -> str:
-    """Returns a stage's scalar metrics as a table, its own reports, and its plots."""
-    rows = "\n".join(f"| {name} | {_shown(value)} |" for name, value in _scalars(result.metrics))
+    """Returns a stage's plots, its own reports, and its scalar metrics as a table."""
     reused = " (reused)" if result.reused else ""
-    table = f"# {result.stage}{reused}\n\n`{result.uri}`\n\n| metric | value |\n| --- | --- |\n{rows}\n"
-    own = "".join(f"\n{_read(uri).decode()}" for uri in result.reports)
-    return table + own + "".join(f"\n{_plot(uri)}\n" for uri in result.plots)
+    parts = [f"# {result.stage}{reused}\n\n`{result.uri}`\n"]
+    parts += [f"{_plot(uri)}\n" for uri in result.plots]
+    parts += [_read(uri).decode() for uri in result.reports]
+    rows = "".join(f"| {name} | {_shown(value)} |\n" for name, value in _scalars(result.metrics))
+    return "\n".join([*parts, f"| metric | value |\n| --- | --- |\n{rows}"])
 
 
 def _plot(uri: str) -> str:

@@ -35,7 +35,8 @@ def serve(
     local = store.local_root
     place = (home or (local or Path("runs")) / ".prefect").resolve()
     service = Service(place, str(local.resolve()) if local else store.root, port, num_runs)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         with serving(service, console.print) as wait:
             console.print(f"Open [bold]{service.url}[/bold] · logs in {place} · Ctrl-C ends everything")
