@@ -1,5 +1,6 @@
 """Commands to be killed: each process of theirs carries a mark by which it is found, even as an orphan."""
 
+import json
 import os
 import secrets
 import shutil
@@ -19,8 +20,8 @@ from turbosparse.artifacts import Store
 TURBOSPARSE = str(Path(sys.executable).with_name("turbosparse"))
 MARK = "TURBOSPARSE_TEST_MARK"
 SHARED_MEMORY = Path("/dev/shm")
-SECONDS_TO_HAPPEN = 300.0
-SECONDS_TO_END = 400.0
+SECONDS_TO_HAPPEN = 600.0
+SECONDS_TO_END = 900.0
 SECONDS_TO_BE_GONE = 60.0
 SECONDS_BETWEEN_LOOKS = 0.003
 VICTIMS = {
@@ -28,6 +29,14 @@ VICTIMS = {
     "rank": "turbosparse.train.launch.rank",
     "worker": "spawn_main",
 }
+
+
+TIMED = {
+    "prepare/index.json",
+    *(f"{kind}/{name}" for kind in ("pretrain", "finetune") for name in ("history.jsonl", "history.png")),
+    "export/model/README.md",
+}
+"""Files that hold timings, and the corpus's index, which names attempts."""
 
 
 class EndedTooSoon(AssertionError):
@@ -104,6 +113,12 @@ class Bench:
         """Returns the command's exit status once it has ended."""
         return self.process.wait(SECONDS_TO_END)
 
+    def end(self) -> None:
+        """Ends whatever still runs."""
+        if self.is_running:
+            self.kill("command")
+            self.check_nothing_runs()
+
     def said(self) -> str:
         """The end of what the commands said."""
         return self.log.read_text(errors="replace")[-3000:]
@@ -143,20 +158,67 @@ def marked(mark: str) -> Iterator[psutil.Process]:
             continue
 
 
-def digests(root: Path, kinds: set[str], ignored: set[str]) -> dict[str, str]:
-    """Returns the sha256 of every committed file of some kinds of artifacts, by artifact and file."""
+def digests(store: Store, flow: str) -> dict[str, str]:
+    """Returns the sha256 of every file that a flow has committed, by artifact and file; timings apart."""
     return {
         f"{manifest.name}/{name}": record.sha256
-        for manifest in Store(str(root)).manifests()
+        for manifest in store.manifests()
         for name, record in manifest.files.items()
-        if manifest.kind in kinds and f"{manifest.kind}/{name}" not in ignored
+        if manifest.kind in FLOWS[flow] and f"{manifest.kind}/{name}" not in TIMED
     }
 
 
-def copy_artifacts(store: Store, root: Path, kinds: set[str]) -> None:
-    """Copies the artifacts of some kinds into another root."""
-    for kind in kinds & {path.name for path in store.local_root.iterdir()}:
-        shutil.copytree(store.local_root / kind, root / kind)
+def losses(store: Store, kind: str) -> list[float]:
+    """Returns the loss of every step of a training."""
+    (manifest,) = (found for found in store.manifests() if found.kind == kind)
+    history = store.file(manifest, "history.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in history]
+
+
+FLOWS = {
+    "prepare": ("documents", "tokenizer", "tokens", "prepare"),
+    "convert": ("convert",),
+    "pretrain": ("pretrain",),
+    "finetune": ("instructions", "finetune"),
+    "evaluate": ("evaluate",),
+    "export": ("export",),
+}
+"""What each flow makes."""
+
+
+@dataclass
+class Undisturbed:
+    """A root in which nothing is ever killed."""
+
+    bench: Bench
+    words: list[str]
+    """Options of every flow."""
+    _made: set[str] = field(default_factory=set)
+
+    def upto(self, flow: str) -> Store:
+        """Returns the store once it has what the flows up to this one make."""
+        for name in FLOWS:
+            if name not in self._made:
+                self.bench.start("run", name, *self.words)
+                assert self.bench.finish() == 0, self.bench.said()
+                self.bench.check_nothing_is_left()
+                self._made.add(name)
+            if name == flow:
+                break
+        return Store(str(self.bench.root))
+
+    def copy_parents(self, flow: str, root: Path) -> None:
+        """Copies what a flow needs into another root."""
+        flows = list(FLOWS)
+        for parent in flows[: flows.index(flow)]:
+            for kind in FLOWS[parent]:
+                shutil.copytree(self.upto(parent).local_root / kind, root / kind)
+
+    def model_folder(self, kind: str) -> str:
+        """Returns the model that a stage has made."""
+        store = self.upto(kind)
+        (manifest,) = (found for found in store.manifests() if found.kind == kind)
+        return str(store.fetch(manifest) / "model")
 
 
 def _words(process: psutil.Process) -> list[str]:

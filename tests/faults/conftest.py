@@ -6,12 +6,11 @@ import socket
 from collections.abc import Callable, Iterator
 
 import pytest
-from commands import Bench
+from commands import Bench, Undisturbed
 from disks import Disk
 from s3_server import BUCKET, S3Server
 
 from tasks.server import prefect_api
-from turbosparse.artifacts import Store
 
 SETTINGS = {
     "data.mixture": "{wanjuan-cc: 75, github-code: 25}",
@@ -21,8 +20,8 @@ SETTINGS = {
     "data.group_bytes": 20_000,
     "data.num_held_back_documents": 4,
     "model.num_layers": 2,
-    "convert.base.num_steps": 4,
-    "convert.base.warmup_steps": 1,
+    "convert.source": "random",
+    "convert.base": "null",
     "pretrain.num_steps": 40,
     "pretrain.warmup_steps": 2,
     "finetune.num_steps": 8,
@@ -93,13 +92,11 @@ def words(bucket, tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(prefect_server, words, tmp_path_factory) -> Store:
-    """The store of a pipeline that ran through."""
+def undisturbed(prefect_server, words, tmp_path_factory) -> Iterator[Undisturbed]:
+    """Stages that ran through, each when it is first asked for."""
     bench = Bench(tmp_path_factory.mktemp("undisturbed") / "bench")
-    bench.start("run", "pipeline", *words)
-    assert bench.finish() == 0, bench.said()
-    bench.check_nothing_is_left()
-    return Store(str(bench.root))
+    yield Undisturbed(bench, words)
+    bench.end()
 
 
 @pytest.fixture
@@ -107,8 +104,7 @@ def bench(tmp_path) -> Iterator[Bench]:
     """A root and commands of one's own; what runs there ends with the test."""
     made = Bench(tmp_path / "bench")
     yield made
-    if made.is_running:
-        made.kill("command")
+    made.end()
 
 
 @pytest.fixture

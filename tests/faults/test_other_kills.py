@@ -12,8 +12,11 @@ from commands import Bench, EndedTooSoon
 from phases import num_rounds
 from s3_server import BUCKET
 
-from turbosparse.artifacts import Store
 from turbosparse.artifacts.files import record_files
+from turbosparse.config import ModelConfig
+from turbosparse.data.tokenizer import train_tokenizer
+from turbosparse.model.convert import initial_model, with_predictors
+from turbosparse.model.folder import save_model
 from turbosparse.promotion import Champions
 from turbosparse.train.checkpoints import CheckpointStore
 
@@ -48,27 +51,37 @@ def pytest_generate_tests(metafunc) -> None:
     metafunc.parametrize("round_number", range(num_rounds(metafunc.config.getoption("--kills"))))
 
 
-def model_of(store: Store, kind: str) -> str:
-    """The model folder of the one artifact of a kind."""
-    (manifest,) = (found for found in store.manifests() if found.kind == kind)
-    return str(store.fetch(manifest) / "model")
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, str]:
+    """A SwiGLU model's folder, and a dReLU model's with predictors."""
+    folder = tmp_path_factory.mktemp("models")
+    tokenizer = train_tokenizer(["An owl sees a fox at noon."] * 4, 300)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_layers": 4, "num_heads": 4, "num_kv_heads": 2}
+    for name, activation in (("swiglu", "swiglu"), ("drelu", "drelu")):
+        model = initial_model(ModelConfig(**sizes, context_length=64), tokenizer, activation)
+        save_model(model, folder / name)
+        tokenizer.save_pretrained(folder / name)
+    save_model(with_predictors(model, 8, seed=1), folder / "predictors")
+    tokenizer.save_pretrained(folder / "predictors")
+    return {path.name: str(path) for path in folder.iterdir()}
 
 
-COMMANDS: dict[str, Callable[[Store], list[str]]] = {
-    "convert": lambda store: ["convert", model_of(store, "base"), "made"],
-    "predictors": lambda store: [
-        *("predictors", model_of(store, "pretrain"), "made", "--set", "rank=8"),
-        *("--set", "post_hoc.num_tokens=20000", "--set", "threshold.num_tokens=1000"),
-    ],
-    "export": lambda store: ["export", model_of(store, "finetune"), "made", "--format", "powerinfer"],
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "convert": ("swiglu",),
+    "predictors": (
+        *("drelu", "--set", "rank=8", "--set", "post_hoc.num_tokens=20000"),
+        *("--set", "threshold.num_tokens=1000"),
+    ),
+    "export": ("predictors", "--format", "powerinfer"),
 }
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_killed_command_leaves_no_folder_and_then_the_same(
-    name, round_number, undisturbed, bench, tmp_path, dice, kills
+    name, round_number, models, bench, tmp_path, dice, kills
 ):
-    command = COMMANDS[name](undisturbed)
+    model, *options = COMMANDS[name]
+    command = [name, models[model], "made", *options]
     whole = Bench(tmp_path / "whole")
     whole.start(*command)
     assert whole.finish() == 0, whole.said()

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from commands import Bench, copy_artifacts, digests
+from commands import Bench, digests, losses
 from phases import attempt_of, committed, steps_of
-from test_kills import ORDER, TIMED, losses
 
 from turbosparse.artifacts import Store
 
@@ -64,13 +63,13 @@ def test_a_prefect_server_that_restarts_is_waited_for(words, undisturbed, bench,
     server.start()
     assert bench.finish() == 0, bench.said()
     bench.check_nothing_is_left()
-    kinds = {"documents", "tokens", "prepare"}
-    assert digests(bench.root, kinds, TIMED) == digests(undisturbed.local_root, kinds, TIMED)
+    expected = digests(undisturbed.upto("prepare"), "prepare")
+    assert digests(Store(str(bench.root)), "prepare") == expected
 
 
 def test_training_goes_on_without_the_prefect_server(words, undisturbed, bench, server, dice):
     """The run ends with an error, its model is whole, and the next run takes it."""
-    copy_artifacts(undisturbed, bench.root, set(ORDER[: ORDER.index("pretrain")]))
+    undisturbed.copy_parents("pretrain", bench.root)
     bench.start("run", "pretrain", *words)
     bench.wait_for(steps_of("pretrain")(bench.root, dice))
     server.kill()
@@ -82,7 +81,7 @@ def test_training_goes_on_without_the_prefect_server(words, undisturbed, bench, 
     bench.start("run", "pretrain", *words)
     assert bench.finish() == 0, bench.said()
     bench.check_nothing_is_left()
-    expected = pytest.approx(losses(undisturbed, "pretrain"), abs=1e-6)
+    expected = pytest.approx(losses(undisturbed.upto("pretrain"), "pretrain"), abs=1e-6)
     assert losses(Store(str(bench.root)), "pretrain") == expected
 
 
@@ -90,7 +89,7 @@ def test_training_goes_on_without_wandb(words, undisturbed, bench, monkeypatch, 
     """Nobody listens: the run is kept in the artifact, for `wandb sync`."""
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{free_port}")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    copy_artifacts(undisturbed, bench.root, set(ORDER[: ORDER.index("pretrain")]))
+    undisturbed.copy_parents("pretrain", bench.root)
     bench.start("run", "pretrain", *words, "--place", "training.wandb.project=faults")
     assert bench.finish() == 0, bench.said()
     assert "W&B can't be reached" in bench.said()
@@ -107,8 +106,8 @@ def test_a_worker_that_is_killed_for_its_memory_is_replaced(workers, words, undi
     bench.kill("worker")
     assert bench.finish() == 0, bench.said()
     bench.check_nothing_is_left()
-    kinds = {"documents", "tokens", "prepare"}
-    assert digests(bench.root, kinds, TIMED) == digests(undisturbed.local_root, kinds, TIMED)
+    expected = digests(undisturbed.upto("prepare"), "prepare")
+    assert digests(Store(str(bench.root)), "prepare") == expected
 
 
 def test_a_run_on_a_disk_that_fills_up_goes_on_where_it_was(words, undisturbed, make_disk, tmp_path):
@@ -127,5 +126,5 @@ def test_a_run_on_a_disk_that_fills_up_goes_on_where_it_was(words, undisturbed, 
     bench.check_nothing_is_left()
     made = {manifest.name: manifest.attempt for manifest in Store(str(bench.root)).manifests()}
     assert finished.items() <= made.items(), "what was finished was made again"
-    kinds = {"documents", "tokens", "prepare"}
-    assert digests(bench.root, kinds, TIMED) == digests(undisturbed.local_root, kinds, TIMED)
+    expected = digests(undisturbed.upto("prepare"), "prepare")
+    assert digests(Store(str(bench.root)), "prepare") == expected
