@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def main() -> None:
 
 def _supervise(options: AgentOptions, scratch: Path) -> int:
     os.environ |= _environment(options, scratch)
+    tempfile.tempdir = None  # Python remembers the folder that it found first; torchrun is to use ours
     clean_up = partial(_clean_up, scratch)
     heartbeats = _heartbeats(options, scratch / "heartbeats")
     supervisor = Supervisor(heartbeats, options.supervision, Segments(scratch), clean_up)
