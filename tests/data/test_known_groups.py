@@ -16,7 +16,7 @@ from turbosparse.data.held_back import read_documents
 from turbosparse.data.shard_index import read_shards
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.data.verify import verify_corpus
-from turbosparse.progress import ignore_progress
+from turbosparse.progress import Progress
 from turbosparse.workers import map_inline
 
 WEB, WIKI = "wanjuan-cc", "redpajama-wiki"
@@ -62,10 +62,15 @@ def build(tmp_path, list_corpora) -> Build:
         digest = {"corpora": corpora.digest(files)}
         spec = ArtifactSpec("prepare", 1, config.model_dump(mode="json"), parents, digest)
         return store.produce(
-            spec, lambda space: build_corpus(config, inputs, store, space, map_inline, ignore_progress)
+            spec, lambda space: build_corpus(config, inputs, store, space, map_inline, _check_progress)
         )
 
     return build_one
+
+
+def _check_progress(progress: Progress) -> None:
+    assert 0 <= progress.completed <= progress.total
+    assert progress.total > 0, "a share of nothing can't be shown"
 
 
 def _tokenizer(store: Store, corpus: Artifact) -> ArtifactSpec:
@@ -121,6 +126,13 @@ def test_only_new_documents_are_tokenized(build, web, near_duplicates):
     assert set(first.manifest.components) <= set(second.manifest.components), "known tokens are used again"
     assert tokenized_since(second, first) == 12
     assert sorted(trained(second)) == sorted([*trained(first), *range(40, 52)])
+    assert held_back(second) == held_back(first)
+
+
+def test_a_shorter_epoch_reads_nothing_and_keeps_what_was_known(build):
+    first = build(files([documents(0, 40)]))
+    second = build(files([documents(0, 40)]), first, num_tokens=20 * LENGTH, collected_bytes_per_token=1)
+    assert second.manifest.components == first.manifest.components
     assert held_back(second) == held_back(first)
 
 

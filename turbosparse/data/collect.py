@@ -119,7 +119,8 @@ def collect_documents(
         found = map_jobs(collect_groups, jobs, report)
         for job, manifests in zip(jobs, found, strict=True):
             _take(states[job.file.source], job, manifests)
-    on_progress(Progress("collect", total, total, "bytes"))
+    if total:
+        on_progress(Progress("collect", total, total, "bytes"))
     return [group for state in states.values() for group in _in_order(state)]
 
 
@@ -204,7 +205,8 @@ def _open_source(
         _FileState(jobs[digest].file, len(groups), groups[-1].manifest.metrics["is_last"])
         for digest, groups in parts.items()
     ]
-    return _SourceState(wanted_bytes - _num_bytes(standing), files, known=[*standing, *gone])
+    missing_bytes = max(wanted_bytes - _num_bytes(standing), 0)
+    return _SourceState(missing_bytes, files, known=[*standing, *gone])
 
 
 def _stands(group: Group, jobs: Mapping[str, CollectJob]) -> bool:
