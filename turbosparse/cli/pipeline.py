@@ -115,7 +115,9 @@ def _run_flow(
     as_json: bool,
 ) -> None:
     started = time.monotonic()
-    from tasks.server import prefect_api  # noqa: PLC0415 - not every command needs Prefect
+    import httpx  # noqa: PLC0415 - not every command needs Prefect
+
+    from tasks.server import prefect_api  # noqa: PLC0415 - likewise
 
     if placement.access.names_blocks:
         _read_blocks(placement)
@@ -129,7 +131,12 @@ def _run_flow(
         flow = getattr(import_module(f"flows.{name}"), name)
         preload(request, stages)
         wait_until_ready()
-        outcome = flow(preset, overrides, dry, placement)
+        try:
+            outcome = flow(preset, overrides, dry, placement)
+        except httpx.TransportError as error:
+            said = f"error: Prefect's server does not answer ({error!r}): what is finished is kept, run again"
+            console.print(said, markup=False)
+            raise typer.Exit(1) from error
     results = outcome if isinstance(outcome, dict) else {name: outcome}
     made = {
         stage: result.model_dump(exclude={"stage", "plots", "reports"}) for stage, result in results.items()
