@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from turbosparse.data.layout import INDEX_NAME, MIXTURE_NAME, ORDER_NAME, SHARD_
 from turbosparse.data.stream import open_mixture
 from turbosparse.model.configuration import TurboSparseMistralConfig
 from turbosparse.model.mistral import TurboSparseMistralForCausalLM
+from turbosparse.train.callbacks.progress import observe_every_steps
 from turbosparse.train.checkpoints import CheckpointStore
 from turbosparse.train.history import read_history
 from turbosparse.train.job import TrainJob
@@ -41,7 +42,7 @@ from turbosparse.train.recipe import build_optimizer, build_schedule
 from turbosparse.train.trainer import build_trainer
 
 STEPS_PER_TURN = 3
-"""The first of ours opens the loader anew and is not counted."""
+"""Of bare and plain; the first is not counted."""
 
 Step = Callable[[], None]
 
@@ -80,6 +81,9 @@ class Shape:
 def measure_training(shape: Shape, num_rounds: int, compiled: bool = True) -> dict[str, Any]:
     """Measures seconds per step of ours, bare and plain, by turns, after an untimed turn of each.
 
+    A turn of ours is as long as it takes until the FFNs' activations have been measured once, as in a long
+    training; its first step opens the loader anew and is not counted.
+
     Returns:
         ratio_vs_plain_loop: plain's seconds over ours; overhead_ratio: what ours takes more than bare,
         over bare; mfu: ours, None (with `mfu_why`) where the device's peak is not known; the medians in
@@ -87,7 +91,9 @@ def measure_training(shape: Shape, num_rounds: int, compiled: bool = True) -> di
     """
     assert num_rounds > 0
     with tempfile.TemporaryDirectory(prefix="turbosparse-bench-") as folder:
-        bench = _Bench(shape, Path(folder), compiled, num_steps=STEPS_PER_TURN * (num_rounds + 1))
+        bench = _Bench(
+            shape, Path(folder), compiled, num_steps=(1 + observe_every_steps()) * (num_rounds + 1)
+        )
         bench.turn()
         turns = [bench.turn() for _ in range(num_rounds)]
         utilisation = bench.utilisation()
@@ -124,7 +130,7 @@ class _Bench:
         self._plain = _plain_step(_ready(theirs, compiled), batch, self._job.recipe)
 
     def turn(self) -> tuple[float, float, float]:
-        """Returns seconds per step of ours, bare and plain, each the median of its turn."""
+        """Returns seconds per step of ours (the mean), bare and plain (the median of the turn)."""
         return self._seconds_of_ours(), _seconds_of(self._bare), _seconds_of(self._plain)
 
     def utilisation(self) -> dict[str, Any]:
@@ -136,9 +142,9 @@ class _Bench:
     def _seconds_of_ours(self) -> float:
         # What training tells its launcher is of no use here.
         with redirect_stdout(io.StringIO()):
-            self._trainer.fit(duration=f"{STEPS_PER_TURN}ba")
-        counted = read_history(self._job.history_path)[1 - STEPS_PER_TURN :]
-        return median(self._shape.step_tokens / record.tokens_per_second for record in counted)
+            self._trainer.fit(duration=f"{1 + observe_every_steps()}ba")
+        counted = read_history(self._job.history_path)[-observe_every_steps() :]
+        return fmean(self._shape.step_tokens / record.tokens_per_second for record in counted)
 
 
 def _bare_step(module: CausalLMTraining, trainer: Trainer, batch: Tensor, recipe: TrainConfig) -> Step:

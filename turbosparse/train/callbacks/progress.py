@@ -28,6 +28,11 @@ OBSERVE_EVERY_STEPS = 5
 OBSERVE_EVERY_STEPS_ON_GPU = 50
 
 
+def observe_every_steps() -> int:
+    """Returns the number of steps of which one measures the FFNs' activations."""
+    return OBSERVE_EVERY_STEPS_ON_GPU if torch.cuda.is_available() else OBSERVE_EVERY_STEPS
+
+
 class StepProgress(Callback):
     """Measures loss, speed and sparsity over all ranks; rank 0 records and reports them."""
 
@@ -45,7 +50,7 @@ class StepProgress(Callback):
         self._evaluation = evaluation
         self._sequence_length = sequence_length
         self._num_tokens = job.recipe.batch_size_sequences * sequence_length
-        self._observe_every = OBSERVE_EVERY_STEPS_ON_GPU if torch.cuda.is_available() else OBSERVE_EVERY_STEPS
+        self._observe_every = observe_every_steps()
         self._first_step = 1
         self._learning_rate = 0.0
         self._token_flops = 0
