@@ -24,7 +24,7 @@ def sequences():
 def path_of(row, number, target):
     """The tokens that a wanted node sees, in the order of their positions."""
     node = len(row.tokens) - row.num_wanted + row.places[number][target]
-    seen = np.flatnonzero(row.sees[node])
+    seen = np.arange(node + 1) if row.sees is None else np.flatnonzero(row.sees[node])
     return row.tokens[seen][np.argsort(row.positions[seen])].tolist(), sorted(row.positions[seen].tolist())
 
 

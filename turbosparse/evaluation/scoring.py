@@ -97,39 +97,47 @@ def _score_batch(
 
 
 def _wanted_logits(model: PreTrainedModel, rows: Sequence[TreeRow]) -> Tensor:
-    """Returns the logits of all rows' wanted nodes, row after row: [nodes, vocabulary]."""
-    num_kept = max(row.num_wanted for row in rows)
-    logits = _forward(model, rows, num_kept)
-    wanted = [row_logits[num_kept - row.num_wanted :] for row, row_logits in zip(rows, logits, strict=True)]
+    """Returns the logits of all rows' wanted nodes, row after row: [nodes, vocabulary].
+
+    Plain texts are padded on the right, where no token sees the padding. Trees are padded on the left, so
+    that the wanted nodes of all end together.
+    """
+    length = max(len(row.tokens) for row in rows)
+    if rows[0].sees is None:
+        ends = [len(row.tokens) for row in rows]
+        options: dict[str, Tensor] = {}
+    else:
+        ends = [length] * len(rows)
+        options = _seen_in_trees(model, rows, length)
+    tokens = np.zeros((len(rows), length), dtype=np.int64)
+    for number, (row, end) in enumerate(zip(rows, ends, strict=True)):
+        tokens[number, end - len(row.tokens) : end] = row.tokens
+    first = min(end - row.num_wanted for row, end in zip(rows, ends, strict=True))
+    input_ids = torch.from_numpy(tokens).to(model.device)
+    logits = model(input_ids=input_ids, use_cache=False, logits_to_keep=length - first, **options).logits
+    wanted = [
+        kept[end - row.num_wanted - first : end - first]
+        for kept, row, end in zip(logits, rows, ends, strict=True)
+    ]
     return torch.cat(wanted)
 
 
-def _forward(model: PreTrainedModel, rows: Sequence[TreeRow], num_kept: int) -> Tensor:
-    """Returns the logits of the rows' last `num_kept` nodes: [rows, num_kept, vocabulary].
-
-    Rows are padded on the left, so that the wanted nodes of all end together.
-    """
-    length = len(rows[0].tokens)
-    tokens = np.zeros((len(rows), length), dtype=np.int64)
+def _seen_in_trees(model: PreTrainedModel, rows: Sequence[TreeRow], length: int) -> dict[str, Tensor]:
+    """Returns the rows' positions and masks, as the model's forward takes them."""
     positions = np.zeros((len(rows), length), dtype=np.int64)
     # Padding sees itself: a row of a mask that sees nothing gives no number.
     sees = np.repeat(np.eye(length, dtype=bool)[None], len(rows), axis=0)
     for number, row in enumerate(rows):
         start = length - len(row.tokens)
-        tokens[number, start:], positions[number, start:] = row.tokens, row.positions
+        positions[number, start:] = row.positions
         sees[number, start:, start:] = row.sees
     if (window := getattr(model.config, "sliding_window", None)) is not None:
         sees &= positions[:, :, None] - positions[:, None, :] < window
-    device = model.device
-    output = model(
-        input_ids=torch.from_numpy(tokens).to(device),
-        position_ids=torch.from_numpy(positions).to(device),
-        attention_mask=_additive(torch.from_numpy(sees).to(device), model.dtype)[:, None],
-        use_cache=False,
-        logits_to_keep=num_kept,
-    )
-    logits: Tensor = output.logits
-    return logits
+    mask = _additive(torch.from_numpy(sees).to(model.device), model.dtype)
+    return {
+        "position_ids": torch.from_numpy(positions).to(model.device),
+        "attention_mask": mask[:, None],
+    }
 
 
 def _additive(sees: Tensor, dtype: torch.dtype) -> Tensor:

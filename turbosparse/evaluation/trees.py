@@ -41,8 +41,9 @@ class TreeRow:
     tokens: Tokens
     positions: NDArray[np.int64]
     """Each node's depth: its token's place in its sequence."""
-    sees: NDArray[np.bool_]
-    """[nodes, nodes]: whether the first is the second, or one of its descendants."""
+    sees: NDArray[np.bool_] | None
+    """[nodes, nodes]: whether the first is the second, or one of its descendants; None: a text without
+    branches, in its own order."""
     num_wanted: int
     """Nodes at the end whose logits are wanted."""
     places: dict[int, NDArray[np.int64]]
@@ -71,6 +72,11 @@ class Tree:
         """Returns the number of nodes."""
         return self.num_nodes
 
+    @property
+    def has_branches(self) -> bool:
+        """Whether some sequence is not the beginning of another."""
+        return self.num_nodes > len(self.last_path)
+
     def num_shared(self, inputs: Tokens) -> int:
         """Returns how many tokens `inputs` and the last sequence begin with alike."""
         length = min(len(inputs), len(self.last))
@@ -89,6 +95,15 @@ class Tree:
 
     def row(self) -> TreeRow:
         """Returns the tree as a row of a batch."""
+        return self._branched_row() if self.has_branches else self._plain_row()
+
+    def _plain_row(self) -> TreeRow:
+        first_wanted = min(int(self._wanted(number)[0]) for number in self.paths)
+        places = {number: self._wanted(number).astype(np.int64) - first_wanted for number in self.paths}
+        positions = np.arange(self.num_nodes)
+        return TreeRow(self.last, positions, None, self.num_nodes - first_wanted, places)
+
+    def _branched_row(self) -> TreeRow:
         sees = np.zeros((self.num_nodes, self.num_nodes), dtype=bool)
         positions = np.empty(self.num_nodes, dtype=np.int64)
         is_wanted = np.zeros(self.num_nodes, dtype=bool)
@@ -136,15 +151,19 @@ def plant(sequences: Sequence[ScoredSequence], token_cost: float) -> list[Tree]:
 def batches(trees: Sequence[Tree], max_batch_tokens: int) -> Iterator[list[Tree]]:
     """Yields trees in batches of at most so many tokens, padding included; a larger one by itself.
 
+    Those without branches come by themselves: they need no mask.
+
     Args:
         trees: the largest first.
         max_batch_tokens: trees of a batch times its largest.
     """
-    start = 0
-    while start < len(trees):
-        num_trees = max(1, max_batch_tokens // len(trees[start]))
-        yield list(trees[start : start + num_trees])
-        start += num_trees
+    for has_branches in (True, False):
+        alike = [tree for tree in trees if tree.has_branches == has_branches]
+        start = 0
+        while start < len(alike):
+            num_trees = max(1, max_batch_tokens // len(alike[start]))
+            yield alike[start : start + num_trees]
+            start += num_trees
 
 
 def _pays(tree: Tree, inputs: Tokens, token_cost: float) -> bool:
