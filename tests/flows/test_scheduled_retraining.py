@@ -14,6 +14,7 @@ from turbosparse.artifacts import Store
 from turbosparse.promotion import Champions
 
 INTERVAL_SECONDS = 30
+SECONDS_TO_END = 1_200.0
 SETTINGS = SHORT | {
     "data.mixture": "{wanjuan-cc: 100}",
     "convert.base.num_steps": 30,
@@ -82,18 +83,18 @@ def ended(service: Served, deployment: dict[str, Any], name: str) -> list[dict[s
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1_500)
+@pytest.mark.timeout(3_000)
 def test_a_schedule_promotes_what_is_good_and_refuses_what_is_spoiled(service, tmp_path):
     champions, corpora = Champions(str(service.root)), tmp_path / "corpora"
     deliver(good_texts(), corpora)
     deployment = schedule(service, corpora)
-    wait_for(lambda: ended(service, deployment, "Completed"), 600)
+    wait_for(lambda: ended(service, deployment, "Completed"), SECONDS_TO_END)
     first = champions.current()
     assert first.number == 1
     assert first.how == "retrained"
 
     deliver(spoiled_texts(), corpora)
-    rejected = wait_for(lambda: ended(service, deployment, "Rejected"), 600)[0]
+    rejected = wait_for(lambda: ended(service, deployment, "Rejected"), SECONDS_TO_END)[0]
     assert (
         "the champion stays: local_text.word_perplexity over the champion's is"
         in rejected["state"]["message"]
