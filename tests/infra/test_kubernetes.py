@@ -1,6 +1,7 @@
 """The cluster's objects: Kubernetes knows them, pods are locked, and everybody may do what they need to."""
 
 import json
+import re
 import shutil
 import subprocess
 from uuid import uuid4
@@ -248,6 +249,28 @@ def test_a_flow_knows_its_own_pod(flow_job):
     (container,) = flow_job["spec"]["template"]["spec"]["containers"]
     (own,) = [variable for variable in container["env"] if variable["name"] == "POD_NAME"]
     assert own["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.name"
+
+
+def test_the_pool_knows_what_deployments_set():
+    variables = json.loads((KUBERNETES / "work-pool.json").read_text())["variables"]["properties"]
+    (project,) = read_documents(KUBERNETES.parents[1] / "prefect.yaml")
+    pools = [deployment["work_pool"] for deployment in project["deployments"]]
+    on_cluster = [pool for pool in pools if pool["name"] == "gpu"]
+    assert on_cluster
+    for pool in on_cluster:
+        assert set(pool.get("job_variables", {})) <= set(variables)
+
+
+def test_deployments_find_their_settings_in_the_cluster(everything):
+    """`{{ $NAME }}` of prefect.yaml is filled in where it is deployed: by the Job `deploy`."""
+    text = (KUBERNETES.parents[1] / "prefect.yaml").read_text()
+    asked = set(
+        re.findall(r"\{\{ \$([A-Z_]+) \}\}", text.partition("gpu: &gpu")[2].partition("concurrency")[0])
+    )
+    given = named(everything, "ConfigMap", "turbosparse-settings")["data"]
+    assert asked and asked <= set(given)
+    assert f"image: {given['TURBOSPARSE_IMAGE']}" in (KUBERNETES / "placement.yaml").read_text()
+    assert f"root: {given['TURBOSPARSE_ROOT']}" in (KUBERNETES / "placement.yaml").read_text()
 
 
 def test_the_overlays_are_all_that_there_is():
