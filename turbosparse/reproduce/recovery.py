@@ -16,6 +16,7 @@ from turbosparse.artifacts import Artifact
 from turbosparse.config.resolve import merge
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.errors import DataError
+from turbosparse.model.device import on_best_device
 from turbosparse.model.folder import check_model_folder, load_model
 from turbosparse.model.observe import observe
 from turbosparse.reproduce.common import Reproduction, Request, percent, required_text
@@ -83,7 +84,7 @@ def reproduce(request: Request) -> Reproduction:
     text, source = required_text(request), _only_model(request)
     windows = row_windows(text, source)
     runs = {name: open_variant(request, source, changes) for name, changes in VARIANTS.items()}
-    original = measure(load_model(source), windows)
+    original = measure(on_best_device(load_model(source)), windows)
     made = {name: _make_variant(request, name, run) for name, run in runs.items()}
     converted = measure(_model_of(make(runs["recovered"], "convert")), windows)
     variants = [_variant(name, artifacts, windows, original) for name, artifacts in made.items()]
@@ -130,9 +131,10 @@ def measure(model: PreTrainedModel, windows: Sequence[Tensor]) -> Measured:
     loss, num_predicted = 0.0, 0
     with observe(model, counter):
         for window in windows:
-            logits = model(input_ids=window[None, :-1], use_cache=False).logits[0].float()
-            loss += float(cross_entropy(logits, window[1:], reduction="sum"))
-            num_predicted += len(window) - 1
+            ids = window.to(model.device)
+            logits = model(input_ids=ids[None, :-1], use_cache=False).logits[0].float()
+            loss += float(cross_entropy(logits, ids[1:], reduction="sum"))
+            num_predicted += len(ids) - 1
     return Measured(loss / num_predicted, mean(counter.layers(), "zero_activation_ratio"))
 
 
@@ -163,7 +165,7 @@ def _make_variant(request: Request, name: str, run: Run) -> dict[str, Artifact]:
 
 
 def _model_of(artifact: Artifact) -> PreTrainedModel:
-    return load_model(artifact.folder() / "model")
+    return on_best_device(load_model(artifact.folder() / "model"))
 
 
 def _variant(
