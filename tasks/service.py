@@ -15,7 +15,7 @@ import httpx
 import psutil
 from filelock import FileLock, Timeout
 
-from tasks.server import HEARTBEAT, wait_until_healthy
+from tasks.server import HEARTBEAT, STARTUP_TIMEOUT_SECONDS, wait_until_healthy
 from turbosparse.errors import ConfigError
 from turbosparse.processes import (
     adopt_orphans,
@@ -29,7 +29,6 @@ from turbosparse.processes import (
 CHECKOUT = Path(__file__).resolve().parents[1]
 POOL = "local"
 HOST = "127.0.0.1"
-SECONDS_TO_START = 180.0
 SECONDS_BETWEEN_LOOKS = 0.5
 # Training's ranks have 20 s for a last checkpoint, their launcher 6 more.
 SECONDS_TO_END_RUNS = 40.0
@@ -165,12 +164,14 @@ def _end_worker(pid: int) -> None:
 
 
 def _wait_for_pool(service: Service, worker: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + SECONDS_TO_START
-    while worker.poll() is None and time.monotonic() < deadline:
-        with suppress(httpx.TransportError):
-            if httpx.get(f"{service.url}/api/work_pools/{POOL}", timeout=30).is_success:
-                return
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+    """Returns once the worker has made its pool, which deployments refer to."""
+    deadline = time.monotonic() + STARTUP_TIMEOUT_SECONDS
+    with httpx.Client(timeout=30) as client:
+        while worker.poll() is None and time.monotonic() < deadline:
+            with suppress(httpx.TransportError):
+                if client.get(f"{service.url}/api/work_pools/{POOL}").is_success:
+                    return
+            time.sleep(SECONDS_BETWEEN_LOOKS)
     raise RuntimeError(f"the worker did not start; its log: {_log(service, 'worker')}")
 
 

@@ -16,7 +16,7 @@ import httpx
 import psutil
 
 TURBOSPARSE = str(Path(sys.executable).with_name("turbosparse"))
-SECONDS_TO_START = 300.0
+SECONDS_TO_START = 600.0
 SECONDS_TO_END = 90.0
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 

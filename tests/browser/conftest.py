@@ -9,6 +9,7 @@ from prefect_service import Served, serve
 
 CHROMIUM = Path("/usr/bin/chromium")
 WIDTH, HEIGHT = 1400, 1800
+PATIENCE_MS = 120_000
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "build" / "screenshots"
 
 
@@ -22,9 +23,10 @@ def service(tmp_path_factory) -> Iterator[Served]:
 @pytest.fixture(scope="session")
 def browser():
     """Debian's Chromium."""
-    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - no other test needs it
+    from playwright.sync_api import expect, sync_playwright  # noqa: PLC0415 - no other test needs it
 
     assert CHROMIUM.exists(), "browser tests need Chromium: apt-get install chromium"
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(
             executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-dev-shm-usage"]
@@ -42,7 +44,7 @@ def page(browser, service):
         "**/*",
         lambda route: route.continue_() if urlsplit(route.request.url).netloc == local else route.abort(),
     )
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(PATIENCE_MS)
     yield page
     page.close()
 
