@@ -5,10 +5,11 @@ from typing import Any
 
 from turbosparse.data.layout import HELD_BACK_NAME
 from turbosparse.evaluation.harness import EvaluationOptions, evaluate_model
+from turbosparse.evaluation.suites import SUITES
 from turbosparse.reproduce.common import LoadedModel, Reproduction, Request, percent
 from turbosparse.reproduce.study import Arm, describe_scale, labelled, loaded_arms, trained_arms
 
-TASKS = ("arc_easy", "arc_challenge", "piqa", "winogrande", "boolq", "hellaswag", "lambada_openai")
+TASKS = tuple(task.name for task in SUITES["table10"].tasks)
 """The paper's tasks, by lm-evaluation-harness's names, in its order."""
 PAPER_PERCENT = {
     "SwiGLU": (40.03, 22.95, 62.68, 52.72, 60.92, 31.63, 24.34),
@@ -71,7 +72,7 @@ def average(found: Mapping[str, float]) -> float | None:
 
 
 def _evaluate(request: Request, arm: Arm, loaded: LoadedModel) -> dict[str, Any]:
-    tasks = request.tasks or ([] if request.data is None else ["table10"])
+    tasks = request.tasks or ([] if request.data is None else TASKS)
     if not tasks:
         why = "no evaluation tasks were named (--tasks), and no data folder was given (--data)"
         return {"accuracy": None, "results": None, "why": why}
