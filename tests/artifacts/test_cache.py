@@ -7,8 +7,9 @@ import time
 
 import pytest
 
+from turbosparse.artifacts import ArtifactSpec, Store
 from turbosparse.artifacts import cache as cache_module
-from turbosparse.artifacts.cache import LIMIT_VARIABLE, LocalCache
+from turbosparse.artifacts.cache import FOLDER_VARIABLE, LIMIT_VARIABLE, LocalCache
 from turbosparse.errors import ConfigError
 
 GIB = 1024**3
@@ -68,3 +69,21 @@ def test_a_limit_that_is_no_number_is_refused(monkeypatch):
     monkeypatch.setenv(LIMIT_VARIABLE, "2.5")
     assert LocalCache.open("s3://bucket").limit_bytes == 2.5 * GIB
     assert LocalCache.open("s3://bucket", 1).limit_bytes == GIB
+
+
+def test_a_copy_is_fetched_once_and_again_where_it_was_damaged(tmp_path, monkeypatch):
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "cache"))
+    root = "memory://cached"
+
+    def build(workspace) -> dict:
+        (workspace.folder / "model").write_text("weights")
+        return {}
+
+    artifact = Store(root).produce(ArtifactSpec("base", 1, {}, {}), build)
+    first = Store(root).load(artifact.uri).folder()
+    assert first.is_relative_to(tmp_path / "cache")
+    inode = (first / "model").stat().st_ino
+    assert Store(root).load(artifact.uri).folder() == first
+    assert (first / "model").stat().st_ino == inode, "the copy was there"
+    (first / "model").write_text("damaged")
+    assert (Store(root).load(artifact.uri).folder() / "model").read_text() == "weights"
