@@ -13,11 +13,11 @@ from prefect_service import FINAL, Served, serve, wait_for
 from turbosparse.artifacts import Store
 from turbosparse.promotion import Champions
 
-INTERVAL_SECONDS = 30
+INTERVAL_SECONDS = 60
 SECONDS_TO_END = 1_200.0
 SETTINGS = SHORT | {
     "data.mixture": "{wanjuan-cc: 100}",
-    "convert.base.num_steps": 30,
+    "convert.source": "random",
     "pretrain.num_steps": 40,
     "evaluate.limit": 32,
     "retrain.steps_ratio": 1.0,

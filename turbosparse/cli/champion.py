@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from turbosparse.artifacts import Store
 from turbosparse.cli.common import JsonOption, RootOption, console, finish
@@ -23,7 +23,7 @@ def show(root: RootOption = "./runs", as_json: JsonOption = False) -> None:
     """Show every promotion, oldest first, and which one is in force."""
     champions = Champions(Store(root).root)
     current, standing = champions.current(), {found.number for found in champions.standing()}
-    table = Table("", "number", "champion", "how", "promoted", "verdict")
+    table = Table("", "number", Column("champion", no_wrap=True), "how", "promoted", "verdict")
     for promotion in champions.history():
         mark = "→" if promotion == current else "" if promotion.number in standing else "withdrawn"
         how = promotion.how if promotion.back_to is None else f"{promotion.how} to {promotion.back_to}"
