@@ -178,16 +178,20 @@ class Store:
         """Returns one file of an artifact on this machine, its digest checked.
 
         Raises:
-            ArtifactError: It is missing or corrupt.
+            ArtifactError: It is missing or corrupt, or the artifact has none of that name.
         """
+        record = manifest.files.get(path)
+        if record is None:
+            remedy = "delete the artifact's folder and run its stage again"
+            raise ArtifactError(manifest.name, sorted(manifest.files), f"a file {path}", remedy)
         if self.local_root is not None:
             local = self._local_folder(manifest) / path
             check_inside(self._local_folder(manifest), path)
-            verify_file(local, manifest.files[path])
+            verify_file(local, record)
             return local
         folder = self._cached_folder(manifest)
         try:
-            verify_file(folder / path, manifest.files[path])
+            verify_file(folder / path, record)
         except ArtifactError:
             self._download(manifest, [path], folder)
         return folder / path
