@@ -20,7 +20,7 @@ import pytest
 from turbosparse.artifacts.endpoint import endpoint_environment
 
 ACCESS_KEY, SECRET_KEY, REGION, BUCKET = "test:tester", "testing-secret", "us-east-1", "turbosparse"
-SECONDS_TO_START = 60.0
+SECONDS_TO_START = 240.0
 STORAGE_SERVERS = ("account", "container", "object")
 PROXY_PIPELINE = "catch_errors proxy-logging listing_formats bulk s3api tempauth slo dlo proxy-server"
 
