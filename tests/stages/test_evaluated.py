@@ -1,12 +1,14 @@
-"""Any model is evaluated by the same stage: an artifact of the root, or a folder."""
+"""Any model is evaluated by the same stage: an artifact of the root, a checkpoint, or a folder."""
 
 import json
+from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from turbosparse.artifacts import ArtifactSpec
 from turbosparse.config import ModelConfig, Placement
-from turbosparse.data.layout import HELD_BACK_NAME
+from turbosparse.data.layout import HELD_BACK_NAME, TOKENIZER_NAME
 from turbosparse.data.tokenizer import load_tokenizer, train_tokenizer
 from turbosparse.errors import DataError
 from turbosparse.export.huggingface import copy_tokenizer
@@ -14,6 +16,7 @@ from turbosparse.model.convert import initial_model
 from turbosparse.model.folder import save_model
 from turbosparse.stages import make, open_run, require_parents
 from turbosparse.stages.specs import Specs
+from turbosparse.train.checkpoints import CheckpointStore
 
 MODEL = ModelConfig(
     hidden_size=32, intermediate_size=64, num_layers=2, num_heads=4, num_kv_heads=2, context_length=64
@@ -45,12 +48,14 @@ def model_folder(tmp_path):
     return folder
 
 
-def prepare(run) -> ArtifactSpec:
-    """Leaves held-back documents where the run's corpus would be."""
+def prepare(run, model_folder: Path | None = None) -> ArtifactSpec:
+    """Leaves held-back documents where the run's corpus would be, and a model's tokenizer."""
 
     def build(workspace):
         row = f'{{"source": "wanjuan-cc", "text": "{TEXT * 3}"}}\n'
         (workspace.folder / HELD_BACK_NAME).write_text(row * 3)
+        if model_folder is not None:
+            copy_tokenizer(model_folder, workspace.folder / TOKENIZER_NAME)
         return {}
 
     run.store.produce(Specs(run).prepare, build)
@@ -91,7 +96,37 @@ def test_what_has_no_model_is_refused(open_with, tmp_path):
     corpus = open_with().store.load(prepare(open_with()).name)
     with pytest.raises(DataError, match="an artifact with a model"):
         open_with(corpus.uri)
-    with pytest.raises(DataError, match="an artifact below"):
+    with pytest.raises(DataError, match=r"below .*/another"):
         open_with(corpus.uri, root="another")
     with pytest.raises(DataError, match=r"placement\.evaluated_model"):
         open_with("nothing")
+    with pytest.raises(DataError, match="a training with a checkpoint"):
+        open_with(f"{corpus.store.root}/pretrain/{'0' * 16}")
+
+
+def test_a_training_that_still_runs_is_evaluated_at_its_newest_checkpoint(open_with, model_folder):
+    corpus = open_with()
+    prepare(corpus, model_folder)
+    training = f"{corpus.store.root}/pretrain/{'a' * 16}"
+    save_checkpoint(training, 3, model_folder)
+    run = open_with(training)
+    found = make(run, "evaluate")
+    assert found.manifest.inputs["model"] == run.inputs.evaluated_model
+    assert found.manifest.metrics["results"]["local_text"]["word_perplexity"] > 1
+    save_checkpoint(training, 4, model_folder)
+    later = open_with(training)
+    assert Specs(later).evaluate.identity != found.manifest.identity
+    save_checkpoint(training, 5, model_folder)
+    with pytest.raises(DataError, match="training went on"):
+        make(later, "evaluate")
+
+
+def save_checkpoint(training: str, step: int, model_folder: Path) -> None:
+    """Leaves a checkpoint as training does, its weights those of a model folder."""
+    checkpoints = CheckpointStore(f"{training}/state/checkpoints", training.rpartition("/")[2])
+    weights = {
+        f"model/{name}": weight for name, weight in load_file(model_folder / "model.safetensors").items()
+    }
+    names = ("config.json", "generation_config.json")
+    files = {name: (model_folder / name).read_bytes() for name in names}
+    checkpoints.save(step, weights, {}, files)

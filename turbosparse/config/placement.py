@@ -30,8 +30,8 @@ class Placement(Config):
     """Folder of evaluation sets in the hub's own fields: what the corpora are decontaminated
     against."""
     evaluated_model: Uri | None = None
-    """What is evaluated in place of the run's own tuned model: the URI of an artifact of this root with a
-    model (base, convert, pretrain, finetune), or a Hugging Face folder (for `run evaluate`)."""
+    """What is evaluated in place of the run's own tuned model (for `run evaluate`): the URI of an artifact of
+    this root with a model, of a training that still runs (its newest checkpoint), or a model folder."""
     tokenizer: Uri | None = None
     """Hugging Face tokenizer folder; none: the source model's, else one is trained."""
     instructions: Uri | None = None

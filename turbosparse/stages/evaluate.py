@@ -11,8 +11,9 @@ from turbosparse.analysis.parameters import activated_parameters
 from turbosparse.analysis.text import token_windows
 from turbosparse.artifacts import Workspace
 from turbosparse.data.held_back import read_documents
-from turbosparse.data.layout import HELD_BACK_NAME
+from turbosparse.data.layout import HELD_BACK_NAME, TOKENIZER_NAME
 from turbosparse.data.tokenizer import load_tokenizer
+from turbosparse.errors import DataError
 from turbosparse.evaluation.harness import EvaluationOptions, evaluate_model
 from turbosparse.evaluation.modes import Computation
 from turbosparse.evaluation.records import write_result
@@ -20,7 +21,7 @@ from turbosparse.model.device import on_best_device
 from turbosparse.model.folder import load_model
 from turbosparse.progress import Listener
 from turbosparse.reports.plots import plot_sparsity
-from turbosparse.stages.evaluated import evaluated_folder
+from turbosparse.stages.evaluated import FIELD, find_evaluated
 from turbosparse.stages.run import Run
 from turbosparse.stages.specs import Specs, require
 
@@ -33,9 +34,8 @@ def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
 
     Reference: Section 6 of the paper.
     """
-    given = evaluated_folder(run.placement)
-    folder = Path(given) if given else require(run, Specs(run).finetune).folder() / "model"
     corpus = require(run, Specs(run).evaluate.parents["corpus"]).folder()
+    folder = _model_folder(run, workspace, corpus)
     model, tokenizer = on_best_device(load_model(folder)), load_tokenizer(folder)
     wanted, data = run.config.evaluate, run.placement.evaluation_data
     computation = Computation(wanted.mode, wanted.topk_ratio)
@@ -47,6 +47,16 @@ def build(run: Run, workspace: Workspace, listener: Listener) -> dict[str, Any]:
     write_result(found, workspace.folder)
     sparsity = _measure_sparsity(run, model, tokenizer, corpus, workspace.folder)
     return {**found.summary(), **sparsity}
+
+
+def _model_folder(run: Run, workspace: Workspace, corpus: Path) -> Path:
+    if run.inputs.evaluated_model is None:
+        return require(run, Specs(run).finetune).folder() / "model"
+    named = find_evaluated(run.placement, run.store)
+    if named is None or named.digest != run.inputs.evaluated_model:
+        expected = "the checkpoint that was there when the run was opened"
+        raise DataError(FIELD, run.placement.evaluated_model, expected, "training went on: run again")
+    return named.model_folder(workspace.state, corpus / TOKENIZER_NAME)
 
 
 def _measure_sparsity(

@@ -11,7 +11,6 @@ from turbosparse.data.decontaminate import evaluation_digest
 from turbosparse.data.sampled_corpora import SampledCorpora, samples_spec
 from turbosparse.data.sources import source_named
 from turbosparse.errors import ConfigError, DataError
-from turbosparse.stages.evaluated import evaluated_folder
 
 MODEL_FILES = ("*.safetensors", "config.json", "generation_config.json")
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt")
@@ -29,7 +28,7 @@ class Inputs:
     source: str | None
     """None: the model starts here."""
     evaluated_model: str | None = None
-    """Of a folder that is evaluated in place of the run's own model."""
+    """Of a folder or a checkpoint that is evaluated in place of the run's own model."""
 
 
 def digest_inputs(config: PipelineConfig, placement: Placement, corpora: Corpora) -> Inputs:
@@ -42,13 +41,12 @@ def digest_inputs(config: PipelineConfig, placement: Placement, corpora: Corpora
     """
     for name in config.data.mixture:
         source_named(name)
-    tokenizer, evaluated = tokenizer_folder(placement), evaluated_folder(placement)
+    tokenizer = tokenizer_folder(placement)
     return Inputs(
         corpora=corpora.digest(config.data.mixture),
         tokenizer=digest_folder(tokenizer, TOKENIZER_FILES) if tokenizer else None,
         evaluation=evaluation_digest(config.data, placement.evaluation_data),
         source=digest_folder(placement.source, MODEL_FILES) if placement.source else None,
-        evaluated_model=digest_folder(evaluated, MODEL_FILES) if evaluated else None,
     )
 
 

@@ -14,7 +14,7 @@ from turbosparse.data.instruction_rows import InstructionRows, open_instructions
 from turbosparse.errors import ConfigError
 from turbosparse.plan.budget import check_budget
 from turbosparse.promotion.branch import Branch
-from turbosparse.stages.evaluated import evaluated_artifact
+from turbosparse.stages.evaluated import find_evaluated
 from turbosparse.stages.inputs import Inputs, digest_inputs, open_run_corpora
 from turbosparse.train.launch import open_launcher
 from turbosparse.workers import MapJobs, Processes, Threads, map_inline
@@ -68,7 +68,11 @@ def open_run(
     _check_pods_can_read(config, place, store)
     store.check_writable()
     run = Run(preset, config, place, corpora, instructions, inputs, store, tuple(notes), _workers(place))
-    return replace(run, tuned=evaluated_artifact(place, store))
+    evaluated = find_evaluated(place, store)
+    if evaluated is None:
+        return run
+    inputs = replace(inputs, evaluated_model=evaluated.digest)
+    return replace(run, tuned=evaluated.artifact, inputs=inputs)
 
 
 def _workers(placement: Placement) -> MapJobs:
