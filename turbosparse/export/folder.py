@@ -10,9 +10,9 @@ from turbosparse.export.huggingface import Layout, check_target, export_huggingf
 from turbosparse.export.lineage import lineage_of
 from turbosparse.export.powerinfer.export import PowerInferOptions, export_powerinfer
 from turbosparse.export.powerinfer.model import DENSE_FILE, write_model, write_predictors
-from turbosparse.export.target import whole_target
 from turbosparse.export.upload import check_destination, upload_folder
 from turbosparse.model.folder import open_folder
+from turbosparse.model.rewrite import whole_folder
 
 Format = Literal["hf", "powerinfer", "powerinfer-dense", "powerinfer-predictors"]
 
@@ -60,11 +60,11 @@ def _write(request: ExportRequest) -> dict[str, Any]:
         case "powerinfer":
             return export_powerinfer(source, target, request.powerinfer)
         case "powerinfer-dense":
-            with whole_target(target) as folder:
+            with whole_folder(target) as folder:
                 warnings = write_model(source, folder, quantization, is_sparse=False)
             return {"file": str(target / DENSE_FILE), "quantization": quantization, "warnings": warnings}
         case "powerinfer-predictors":
-            with whole_target(target) as folder:
+            with whole_folder(target) as folder:
                 return {"warnings": write_predictors(source, folder)}
 
 

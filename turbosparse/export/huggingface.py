@@ -13,11 +13,10 @@ from turbosparse.artifacts.files import copy_own_file
 from turbosparse.data.chat_templates import TURN_END
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.errors import ArtifactError
-from turbosparse.export.target import whole_target
 from turbosparse.model.configuration import TurboSparseMixtralConfig
 from turbosparse.model.folder import open_folder
 from turbosparse.model.layout import OurConfig, our_class
-from turbosparse.model.rewrite import our_values, write_folder, write_released
+from turbosparse.model.rewrite import our_values, whole_folder, write_folder, write_released
 
 Layout = Literal["native", "released"]
 SHARD_BYTES = 5 * 1000**3
@@ -59,7 +58,7 @@ def export_huggingface(
     """
     config, tensors = open_folder(source)
     stops = stop_tokens(load_tokenizer(source))
-    with whole_target(target) as folder:
+    with whole_folder(target) as folder:
         if layout == "released":
             write_released(source, folder, shard_bytes)
             if not isinstance(config, TurboSparseMixtralConfig):

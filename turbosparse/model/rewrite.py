@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from turbosparse.artifacts.files import copy_own_file
+from turbosparse.artifacts.store import DISK_REFUSES
 from turbosparse.errors import ArtifactError, ModelError
 from turbosparse.model.configuration import TurboSparseMixtralConfig
 from turbosparse.model.folder import check_model_folder, open_folder
@@ -74,12 +75,22 @@ def write_folder(
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """Gives an empty folder that becomes `target` once it is whole; after an error nothing is left."""
+    """Gives an empty folder that becomes `target` once it is whole; after an error nothing is left.
+
+    Raises:
+        ArtifactError: The target exists and is not an empty folder, or the disk is full or read-only.
+    """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ArtifactError("target", str(target), "an empty or new folder", "give another folder")
     target = target.resolve()
-    with scratch_folder(f".{target.name}-draft-", target.parent) as draft:
-        folder = draft / target.name
-        folder.mkdir()
-        yield folder
-        folder.rename(target)  # also where `target` is an empty folder
+    try:
+        with scratch_folder(f".{target.name}-draft-", target.parent) as draft:
+            folder = draft / target.name
+            folder.mkdir()
+            yield folder
+            folder.rename(target)  # also where `target` is an empty folder
+    except OSError as error:
+        if error.errno not in DISK_REFUSES:
+            raise
+        expected, remedy = f"a disk that takes it ({error.strerror})", "free space or give another folder"
+        raise ArtifactError("target", str(target), expected, f"{remedy}; nothing was left there") from error

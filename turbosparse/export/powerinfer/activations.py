@@ -7,7 +7,7 @@ from torch import Tensor
 from turbosparse.analysis.statistics import AnalysisPlan, analyse
 from turbosparse.analysis.text import iterate_windows, read_texts
 from turbosparse.data.tokenizer import load_tokenizer
-from turbosparse.export.target import save_tensors
+from turbosparse.export.tensor_files import save_tensors
 from turbosparse.model.folder import load_model
 
 WINDOW_TOKENS = 1_024

@@ -19,9 +19,9 @@ from turbosparse.export.powerinfer.gpu_split import (
 )
 from turbosparse.export.powerinfer.model import SPARSE_FILE, write_model
 from turbosparse.export.powerinfer.tensors import encoded_tensors
-from turbosparse.export.target import whole_target
 from turbosparse.model.configuration import TurboSparseMistralConfig
 from turbosparse.model.folder import open_folder
+from turbosparse.model.rewrite import whole_folder
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def export_powerinfer(source: Path, target: Path, options: PowerInferOptions) ->
     """
     if options.engine is not None:
         find_program(options.engine)  # before anything is written
-    with whole_target(target) as folder:
+    with whole_folder(target) as folder:
         differences = write_model(source, folder, options.quantization)
         found: dict[str, Any] = {"file": str(target / SPARSE_FILE), "quantization": options.quantization}
         if options.statistics is not None:

@@ -12,7 +12,7 @@ from turbosparse.export.powerinfer.contract import Quantization, check_runnable,
 from turbosparse.export.powerinfer.gguf_file import DENSE_MAGIC, SPARSE_MAGIC, Keys, write_gguf
 from turbosparse.export.powerinfer.tensors import changed_predictor, encoded_tensors
 from turbosparse.export.powerinfer.vocabulary import engine_vocabulary
-from turbosparse.export.target import save_tensors
+from turbosparse.export.tensor_files import save_tensors
 from turbosparse.model.configuration import TurboSparseMistralConfig
 from turbosparse.model.folder import open_folder
 from turbosparse.model.released import config_to_released
