@@ -1,5 +1,6 @@
 """Commands on model folders."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -77,6 +78,8 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a model with lm-evaluation-harness's tasks; its figures are those of lm_eval itself."""
+    # Read when tqdm is first imported: the harness draws a bar for every one of MMLU's subjects.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     from turbosparse.evaluation import ranks, suites  # noqa: PLC0415 - torch takes seconds
 
     suites.plan_tasks(tasks.split(","), num_fewshot)

@@ -50,7 +50,7 @@ class EvaluationResult:
     records: list[ItemRecord]
     """Every item of every task."""
     num_too_long: dict[str, int]
-    """Items by task of which a context had to be cut."""
+    """Items by task or group of which a context had to be cut."""
     intervals: dict[str, dict[str, list[float]]]
     """95% confidence intervals, lower and upper end, where the harness has a standard error."""
     higher_is_better: dict[str, dict[str, bool]]

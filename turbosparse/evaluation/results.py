@@ -47,7 +47,7 @@ def result_of(
         results={task: figures for task, figures in results.items() if figures},
         num_items=num_items,
         records=records,
-        num_too_long=_num_too_long(records),
+        num_too_long=_num_too_long(records, groups),
         intervals={task: _intervals(figures) for task, figures in results.items()},
         higher_is_better={
             task: {metric: bool(better) for metric, better in known.items() if better is not None}
@@ -147,8 +147,8 @@ def _add_token_perplexity(results: Figures, tally: Tally) -> None:
         results[task]["token_perplexity"] = math.exp(-sum(text.log_likelihood for text in texts) / num_tokens)
 
 
-def _num_too_long(records: Sequence[ItemRecord]) -> dict[str, int]:
+def _num_too_long(records: Sequence[ItemRecord], groups: Mapping[str, Sequence[str]]) -> dict[str, int]:
     counts = {record.task: 0 for record in records}
     for record in records:
         counts[record.task] += record.num_too_long > 0
-    return counts
+    return counts | {name: sum(counts[task] for task in tasks) for name, tasks in groups.items()}
