@@ -16,6 +16,7 @@ from turbosparse.config import Placement
 from turbosparse.config.resolve import merge
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.errors import DataError
+from turbosparse.model.device import on_best_device
 from turbosparse.progress import Listener
 from turbosparse.stages import Run, open_run
 
@@ -122,7 +123,7 @@ def loaded_models(request: Request) -> Iterator[LoadedModel]:
         ModelError: A folder that can't be analysed.
     """
     for label, folder in labelled_folders(request.models).items():
-        model = load_for_analysis(folder)
+        model = on_best_device(load_for_analysis(folder))
         activation = getattr(model.config, "activation", None) or f"{model.config.hidden_act} gated"
         window = min(WINDOW_TOKENS, model.config.max_position_embeddings)
         yield LoadedModel(label, activation, model, load_tokenizer(folder), window)

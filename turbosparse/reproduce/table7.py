@@ -17,7 +17,7 @@ def reproduce(request: Request) -> Reproduction:
 
     Reference: Section 7.2 and Table 7 of the paper.
     """
-    return tabulate(request, DecodePlan())
+    return tabulate(request, DecodePlan(num_rounds=3) if request.scale == "tiny" else DecodePlan())
 
 
 def tabulate(request: Request, plan: DecodePlan) -> Reproduction:
