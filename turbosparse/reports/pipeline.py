@@ -41,8 +41,9 @@ def make_pipeline_page(where: str) -> Artifact:
         parents["base_evaluation"] = spec_of(run.store, run.base_evaluation.name)
 
     def build(workspace: Workspace) -> dict[str, int]:
-        write_page(pipeline_page(run), workspace.folder / REPORT_NAME)
-        return {"num_sections": len(pipeline_page(run).sections)}
+        page = pipeline_page(run)
+        write_page(page, workspace.folder / REPORT_NAME)
+        return {"num_sections": len(page.sections)}
 
     return run.store.produce(ArtifactSpec("report", 1, {}, parents), build)
 
