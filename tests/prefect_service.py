@@ -63,7 +63,7 @@ class Served:
         given = deployment["parameters"] | parameters
         return self.post(f"/deployments/{deployment['id']}/create_flow_run", parameters=given)["id"]
 
-    def wait(self, run: str, seconds: float = 300.0, *types: str) -> dict[str, Any]:
+    def wait(self, run: str, seconds: float = 900.0, *types: str) -> dict[str, Any]:
         """Returns the run once its state is of one of the types: by default when it has ended."""
 
         def found() -> dict[str, Any] | None:

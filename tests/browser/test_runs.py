@@ -1,5 +1,7 @@
 """What people do in the Prefect UI: fill the form, watch, look at what came out, cancel."""
 
+import re
+
 import psutil
 import pytest
 from flows_command import SHORT
@@ -24,10 +26,11 @@ def open_form(page: Page, service: Served, flow: str) -> None:
     expect(page.get_by_text("Which of the paper's runs")).to_be_visible()
 
 
-def newest_run(service: Served, name: str) -> str:
-    """Returns the id of the run of that name."""
-    found = wait_for(lambda: service.post("/flow_runs/filter", flow_runs={"name": {"any_": [name]}}), 60)
-    return found[0]["id"]
+def newest_run(service: Served, flow: str) -> str:
+    """Returns the id of the run that was just made of a deployment."""
+    wanted = {"id": {"any_": [service.deployment(flow)["id"]]}}
+    found = wait_for(lambda: service.post("/flow_runs/filter", deployments=wanted, sort="ID_DESC"), 60)
+    return max(found, key=lambda run: run["created"])["id"]
 
 
 @pytest.mark.browser
@@ -36,10 +39,12 @@ def test_a_run_from_the_form_to_its_artifacts(page, service, shot):
     page.get_by_label("Num Tokens (Optional)").fill("42000")
     shot("form")
     page.get_by_role("button", name="Submit").click()
-    run = newest_run(service, "prepare-tiny-dry-run")
+    expect(page).to_have_url(re.compile("tab=Runs"))
+    run = newest_run(service, "prepare")
     page.goto(f"{service.url}/v2/runs/flow-run/{run}")
-    ended = service.wait(run, 600)
+    ended = service.wait(run, 900)
     assert ended["state_type"] == "COMPLETED", ended["state"]["message"]
+    assert ended["name"] == "prepare-tiny-dry-run"
     assert ended["parameters"]["overrides"]["data"] == {"num_tokens": 42_000}
     expect(page.get_by_text("Completed").first).to_be_visible()
     shot("completed")
@@ -65,10 +70,10 @@ def test_a_value_out_of_bounds_is_refused_with_its_reason(page, service, shot):
 @pytest.mark.browser
 def test_a_cancelled_training_leaves_no_process(page, service, shot):
     prepared = service.start("prepare", overrides=FORM)
-    assert service.wait(prepared, 600)["state_type"] == "COMPLETED"
+    assert service.wait(prepared, 900)["state_type"] == "COMPLETED"
     idle = service.processes()
     run = service.start("convert", overrides=ENDLESS)
-    wait_for(lambda: list(service.root.glob("base/*/state/history.jsonl")), 400)
+    wait_for(lambda: list(service.root.glob("base/*/state/history.jsonl")), 800)
     training = [process for process in service.processes() if process not in idle]
     assert len(training) >= 3, "flow run, agent and rank"
     page.goto(f"{service.url}/v2/runs/flow-run/{run}")

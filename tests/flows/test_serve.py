@@ -56,13 +56,13 @@ def test_a_refused_run_says_what_to_do_and_its_retry_ends_well(service):
     assert failed["state_type"] == "FAILED"
     assert failed["name"] == "convert-tiny-dry-run"
     assert "Remedy: run turbosparse run prepare --preset tiny" in failed["state"]["message"]
-    told = wait_for(lambda: [sent for sent in Webhook.received if "convert-tiny" in sent["text"]], 60)
+    told = wait_for(lambda: [sent for sent in Webhook.received if "convert-tiny" in sent["text"]], 120)
     assert "Remedy: run turbosparse run prepare" in told[0]["text"]
     assert run in told[0]["url"]
 
     assert service.wait(service.start("prepare", overrides=FORM))["state_type"] == "COMPLETED"
     service.set_state(run, "SCHEDULED", "AwaitingRetry")
-    retried = service.wait(run, 300, "COMPLETED", "CRASHED")
+    retried = service.wait(run, 900, "COMPLETED", "CRASHED")
     assert (retried["state_type"], retried["run_count"]) == ("COMPLETED", 2)
     manifests = Store(str(service.root)).manifests()
     kinds = [manifest.kind for manifest in manifests]
@@ -129,7 +129,7 @@ def test_no_process_outlives_it_and_the_run_can_go_on(number, tmp_path):
     with serve(tmp_path) as service:
         assert service.wait(service.start("prepare", overrides=FORM))["state_type"] == "COMPLETED"
         run = service.start("convert", overrides=LONG)
-        wait_for(lambda: list(service.root.glob("base/*/state/history.jsonl")), 120)
+        wait_for(lambda: list(service.root.glob("base/*/state/history.jsonl")), 600)
         processes = service.processes()
         assert len(processes) >= 5, "serve itself, server, worker, flow run, agent and rank"
         os.kill(service.process.pid, number)
