@@ -225,6 +225,21 @@ def test_training_pods_reach_neither_prefect_nor_kubernetes(everything):
             assert not [port for port in rule.get("ports", []) if port["port"] in (4200, 6443)]
 
 
+def test_read_only_containers_write_where_something_is_mounted(everything):
+    """Prefect's home, and the pages that its server unpacks."""
+    for name, pod in pods_of(everything):
+        for container in pod["spec"]["containers"]:
+            if not container["securityContext"].get("readOnlyRootFilesystem"):
+                continue
+            mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
+            places = [v["value"] for v in container.get("env", []) if v["name"] in ("PREFECT_HOME", "PGDATA")]
+            if {"configMapRef": {"name": "prefect-settings"}} in container.get("envFrom", []):
+                data = named(everything, "ConfigMap", "prefect-settings")["data"]
+                places += [data["PREFECT_HOME"], data["PREFECT_SERVER_UI_STATIC_DIRECTORY"]]
+            for place in places:
+                assert any(place.startswith(f"{mount}/") for mount in mounts), (name, place)
+
+
 def test_flows_name_the_password_of_prefect_instead_of_carrying_it(everything, flow_job):
     """The worker would write its own into every Job, where whoever may read Jobs sees it."""
     (container,) = named(everything, "Deployment", "worker")["spec"]["template"]["spec"]["containers"]
