@@ -154,9 +154,10 @@ def test_what_does_not_match_is_refused_and_named(other, named):
 
 def test_other_items_of_the_same_number_are_refused():
     mine, theirs = evaluation({"task": RIGHT}), evaluation({"task": RIGHT})
-    changed = [replace(record, doc_hash="another") for record in theirs.records]
-    with pytest.raises(DataError, match="other items"):
-        compare({"a": mine, "b": replace(theirs, records=changed)})
+    for change in ({"doc_hash": "another"}, {"prompt_hash": "with other examples"}):
+        changed = [replace(record, **change) for record in theirs.records]
+        with pytest.raises(DataError, match="other items, or other prompts"):
+            compare({"a": mine, "b": replace(theirs, records=changed)})
     with pytest.raises(DataError, match="at least two"):
         compare({"a": mine})
 

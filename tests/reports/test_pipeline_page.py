@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from turbosparse.artifacts import ArtifactSpec
 from turbosparse.cli.report import report
 from turbosparse.errors import ArtifactError
+from turbosparse.reports.lineage import open_pipeline
 from turbosparse.reports.pipeline import REPORT_NAME, make_pipeline_page, write_pipeline_page
 
 
@@ -100,6 +101,19 @@ def test_the_kept_page_is_found_again_and_made_anew_with_another_evaluation(made
 
 def test_a_roots_newest_run_is_its_page(made_up_run, page_of, tmp_path):
     assert made_up_run.export.manifest.name in page_of(made_up_run.store.root)
+
+
+def test_of_two_stages_of_a_kind_the_later_one_counts(made_up_run):
+    """A retraining goes on from an earlier recovery."""
+
+    def build(workspace):
+        (workspace.folder / "file").write_text("text")
+        return {}
+
+    again = ArtifactSpec("pretrain", 1, {"again": True}, {"model": made_up_run.specs["pretrain"]})
+    found = open_pipeline(made_up_run.store.produce(again, build).uri)
+    assert found.stages["pretrain"].name == again.name
+    assert found.stages["base"].name == made_up_run.specs["base"].name
 
 
 def test_a_run_that_came_half_way_names_what_is_missing(made_up_run, page_of):
