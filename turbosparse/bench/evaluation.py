@@ -48,9 +48,9 @@ def measure_evaluation(
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="turbosparse-evaluate-") as scratch:
         loaded = load_tasks(plan.tasks, Sources(data_folder), Path(scratch))
-    for name, task in loaded.tasks.items():
-        task.build_all_requests(limit=limit, rank=0, world_size=1)
-        found[name] = _measure_task(model, tokenizer, task.instances, num_rounds)
+        for name, task in loaded.tasks.items():
+            task.build_all_requests(limit=limit, rank=0, world_size=1)
+            found[name] = _measure_task(model, tokenizer, task.instances, num_rounds)
     ours = sum(figures["seconds"]["turbosparse"] for figures in found.values())
     theirs = sum(figures["seconds"][figures["fastest_harness"]] for figures in found.values())
     return {

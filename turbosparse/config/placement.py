@@ -28,7 +28,7 @@ class Placement(Config):
     """Folder or fsspec URI of JSONL (plain, gzip, zstd) or Parquet files (for `data.corpora: folder`)."""
     evaluation_data: Uri | None = None
     """Folder of evaluation sets in the hub's own fields: what the corpora are decontaminated
-    against."""
+    against, and where the items of evaluation's tasks come from; none: the hub's items."""
     evaluated_model: Uri | None = None
     """What is evaluated in place of the run's own tuned model (for `run evaluate`): the URI of an artifact of
     this root with a model, of a training that still runs (its newest checkpoint), or a model folder."""

@@ -14,6 +14,7 @@ from turbosparse.errors import DataError, TurboSparseError
 from turbosparse.evaluation.local_tasks import LOCAL_TASKS, make_local_task
 from turbosparse.evaluation.offline_tasks import HarnessTask, OfflineData, write_task_file
 from turbosparse.evaluation.suites import SUITES, TaskRequest
+from turbosparse.scratch import scratch_folder
 
 FEWSHOT_SEED = 1234
 """The harness's own default."""
@@ -61,21 +62,10 @@ def load_tasks(requests: Sequence[TaskRequest], sources: Sources, scratch: Path)
     Raises:
         DataError: An unknown task, no data for one, or one that can't have so many examples.
     """
-    others = [request for request in requests if request.name not in LOCAL_TASKS]
-    index = _register({request.name for request in others})
-    _check_known([request.name for request in others], index)
-    members = {request.name: _members(request.name, index) for request in others}
-    _check_once(members)
-    loaded = LoadedTasks()
-    offline = None if sources.data_folder is None else OfflineData(sources.data_folder, scratch)
-    for request in others:
-        for task in members[request.name]:
-            _check_shots(task, request)
-            source = _prepare(task.drawing_from(request.fewshot_split), request, offline, scratch)
-            if source is not None:
-                loaded.fewshot_source[task.name] = source
+    index, members, fewshot_source = _prepare_all(requests, sources.data_folder, scratch)
     manager = _manager(index, scratch)
     local = _local_configs(requests, sources, scratch)
+    loaded = LoadedTasks(fewshot_source=fewshot_source)
     for request in requests:
         loaded.add(_build(manager, local.get(request.name, request.name), sources))
         names = [task.name for task in members.get(request.name, ())]
@@ -83,6 +73,40 @@ def load_tasks(requests: Sequence[TaskRequest], sources: Sources, scratch: Path)
     for task in loaded.tasks.values():
         task.set_fewshot_seed(FEWSHOT_SEED)
     return loaded
+
+
+def check_tasks(requests: Sequence[TaskRequest], data_folder: Path | None) -> None:
+    """Refuses what can't be evaluated, as far as the hub need not be asked.
+
+    Raises:
+        DataError: As `load_tasks`.
+    """
+    with scratch_folder("turbosparse-tasks-") as scratch:
+        _prepare_all(requests, data_folder, scratch)
+
+
+def _prepare_all(
+    requests: Sequence[TaskRequest], data_folder: Path | None, scratch: Path
+) -> tuple[dict[str, Any], dict[str, list[HarnessTask]], dict[str, str]]:
+    """Writes the files of tasks that differ from the harness's own.
+
+    Returns:
+        The harness's register, each request's tasks, and where tasks with examples draw them from.
+    """
+    others = [request for request in requests if request.name not in LOCAL_TASKS]
+    index = _register({request.name for request in others})
+    _check_known([request.name for request in others], index)
+    members = {request.name: _members(request.name, index) for request in others}
+    _check_once(members)
+    offline = None if data_folder is None else OfflineData(data_folder, scratch)
+    fewshot_source: dict[str, str] = {}
+    for request in others:
+        for task in members[request.name]:
+            _check_shots(task, request)
+            source = _prepare(task.drawing_from(request.fewshot_split), request, offline, scratch)
+            if source is not None:
+                fewshot_source[task.name] = source
+    return index, members, fewshot_source
 
 
 def _register(names: set[str]) -> dict[str, Any]:

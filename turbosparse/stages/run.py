@@ -12,6 +12,8 @@ from turbosparse.config import PipelineConfig, Placement, TrainConfig, resolve, 
 from turbosparse.data.corpora import Corpora
 from turbosparse.data.instruction_rows import InstructionRows, open_instructions_rows
 from turbosparse.errors import ConfigError
+from turbosparse.evaluation.local_tasks import LOCAL_TASKS
+from turbosparse.evaluation.suites import plan_tasks
 from turbosparse.plan.budget import check_budget
 from turbosparse.promotion.branch import Branch
 from turbosparse.stages.evaluated import find_evaluated
@@ -59,6 +61,7 @@ def open_run(
         check_divides(name, recipe, place)
         _check_has_a_teacher(name, recipe, config.convert.source)
     check_budget(config, place)
+    _check_tasks(config, place)
     open_launcher(place)  # so that a placement that can't train is refused before anything runs
     # Opened once: the hub's data sets are pinned by the instance that reads them.
     corpora = open_run_corpora(config, place)
@@ -111,6 +114,16 @@ def _check_has_a_teacher(name: str, recipe: TrainConfig, source: str) -> None:
         expected = "pretrain only, of a model that has a SwiGLU original (convert.source: folder or base)"
         remedy = f"give --set {name}.distillation=null"
         raise ConfigError(f"{name}.distillation", f"with convert.source: {source}", expected, remedy)
+
+
+def _check_tasks(config: PipelineConfig, placement: Placement) -> None:
+    """Refuses tasks that can't be evaluated, rather than after the training that comes before."""
+    tasks = plan_tasks(config.evaluate.tasks, config.evaluate.num_fewshot).tasks
+    if all(task.name in LOCAL_TASKS for task in tasks):
+        return
+    from turbosparse.evaluation.loading import check_tasks  # noqa: PLC0415 - the harness takes seconds
+
+    check_tasks(tasks, Path(placement.evaluation_data) if placement.evaluation_data else None)
 
 
 def _check_pods_can_read(config: PipelineConfig, placement: Placement, store: Store) -> None:
