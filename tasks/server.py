@@ -19,8 +19,9 @@ from turbosparse.processes import die_with_parent
 
 STARTUP_TIMEOUT_SECONDS = 300.0
 SHUTDOWN_TIMEOUT_SECONDS = 10.0
-HEARTBEAT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
-"""Every run says every 30 seconds that it lives: what infra/automations/zombies.yaml listens to."""
+RUN_SETTINGS = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30", "PREFECT_CLIENT_MAX_RETRIES": "8"}
+"""Every run says every 30 seconds that it lives, which infra/automations/zombies.yaml listens to, and waits
+eight and a half minutes for a server that restarts."""
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def prefect_api(home: Path) -> Iterator[Callable[[], None]]:
         RuntimeError: The server did not start; its log lies in `home`.
     """
     if "PREFECT_API_URL" in os.environ:
-        for name, value in HEARTBEAT.items():
+        for name, value in RUN_SETTINGS.items():
             os.environ.setdefault(name, value)
         yield lambda: None
         return

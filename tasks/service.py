@@ -15,7 +15,7 @@ import httpx
 import psutil
 from filelock import FileLock, Timeout
 
-from tasks.server import HEARTBEAT, STARTUP_TIMEOUT_SECONDS, wait_until_healthy
+from tasks.server import RUN_SETTINGS, STARTUP_TIMEOUT_SECONDS, wait_until_healthy
 from turbosparse.errors import ConfigError
 from turbosparse.processes import (
     adopt_orphans,
@@ -64,7 +64,7 @@ class Service:
             "TURBOSPARSE_ROOT": self.root,
             "TURBOSPARSE_CHECKOUT": str(CHECKOUT),
         }
-        return os.environ | HEARTBEAT | own
+        return os.environ | RUN_SETTINGS | own
 
 
 @contextmanager

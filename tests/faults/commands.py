@@ -20,6 +20,8 @@ from turbosparse.artifacts import Store
 TURBOSPARSE = str(Path(sys.executable).with_name("turbosparse"))
 MARK = "TURBOSPARSE_TEST_MARK"
 SHARED_MEMORY = Path("/dev/shm")
+CACHES = ("torchinductor_", "turbosparse-cache-")
+"""Temporary files that are meant for the next process: torch's compiled code, and remote artifacts."""
 SECONDS_TO_HAPPEN = 600.0
 SECONDS_TO_END = 900.0
 SECONDS_TO_BE_GONE = 60.0
@@ -142,8 +144,7 @@ class Bench:
         assert not segments, f"shared memory: {sorted(segments)}"
         held = [lock for lock in self.root.rglob(".lock") if not _is_free(lock)]
         assert not held, f"locks: {held}"
-        # Compiled code that torch keeps for the next process is meant to stay.
-        left = [path for path in self.temporary.iterdir() if not path.name.startswith("torchinductor_")]
+        left = [path for path in self.temporary.iterdir() if not path.name.startswith(CACHES)]
         assert not left, f"temporary files: {left}"
         assert Store(str(self.root)).remove_unfinished(with_state=True) == []
         hidden = [path for path in self.folder.glob(".*") if path.name != ".prefect"]

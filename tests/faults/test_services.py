@@ -67,8 +67,9 @@ def test_a_prefect_server_that_restarts_is_waited_for(words, undisturbed, bench,
     assert digests(Store(str(bench.root)), "prepare") == expected
 
 
-def test_training_goes_on_without_the_prefect_server(words, undisturbed, bench, server, dice):
+def test_training_goes_on_without_the_prefect_server(words, undisturbed, bench, server, dice, monkeypatch):
     """The run ends with an error, its model is whole, and the next run takes it."""
+    monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "2")  # or it would be waited for: minutes
     undisturbed.copy_parents("pretrain", bench.root)
     bench.start("run", "pretrain", *words)
     bench.wait_for(steps_of("pretrain")(bench.root, dice))
