@@ -1,13 +1,15 @@
 """A retraining that fires by itself, twice: what was delivered well is promoted, what is spoiled is not."""
 
 import json
+import os
 import random
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flows_command import SHORT
+from flows_command import SHORT, TURBOSPARSE
 from prefect_service import FINAL, Served, serve, wait_for
 
 from turbosparse.artifacts import Store
@@ -110,3 +112,19 @@ def test_a_schedule_promotes_what_is_good_and_refuses_what_is_spoiled(service, t
     recovered = [manifest for manifest in store.manifests() if manifest.kind == "pretrain"]
     assert [manifest.parents["model"].split("/")[0] for manifest in recovered] == ["convert", "pretrain"]
     assert recovered[1].parents["model"] == recovered[0].name, "it went on from the recovered model"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1_500)
+def test_an_announcement_of_new_data_starts_a_run(service):
+    deployment = service.deployment("retrain")
+    before = {run["id"] for run in runs(service, deployment)}
+    command = [TURBOSPARSE, "announce-data", "s3://bucket/corpora"]
+    environment = os.environ | {"PREFECT_API_URL": f"{service.url}/api"}
+    subprocess.run(command, env=environment, check=True, timeout=300)
+
+    def started() -> list[dict[str, Any]]:
+        new = [run for run in runs(service, deployment) if run["id"] not in before]
+        return [run for run in new if run["created_by"]["type"] == "AUTOMATION"]
+
+    service.set_state(wait_for(started, SECONDS_TO_END)[0]["id"], "CANCELLED", "Cancelled")

@@ -164,8 +164,15 @@ def test_a_promotion_that_came_in_between_is_not_overruled(champion, open_):
 
 
 def test_a_gate_that_would_find_nothing_to_judge_by_is_refused_at_once(open_):
-    with pytest.raises(ConfigError, match="a task that is evaluated: arc_easy"):
-        branched(open_("first text", evaluate={"tasks": ["arc_easy"]}))
+    gate = {"gate": {"perplexity": "wikitext.word_perplexity"}}
+    with pytest.raises(ConfigError, match="a task that is evaluated: local_cloze, local_text"):
+        branched(open_("first text", retrain=gate))
+
+
+def test_a_retraining_measures_its_own_candidate_only(open_):
+    run = open_("first text")
+    with pytest.raises(ConfigError, match="evaluated_model"):
+        branched(replace(run, tuned=Specs(run).finetune))
 
 
 def test_another_presets_champion_is_refused(champion):

@@ -20,6 +20,9 @@ def branched(run: Run) -> Run:
             will not be measured.
     """
     _check_gate(run.config)
+    if run.tuned is not None or run.inputs.evaluated_model is not None:
+        remedy = "leave it out: a retraining measures its own candidate and the champion"
+        raise ConfigError("placement.evaluated_model", run.placement.evaluated_model, "none", remedy)
     champions = Champions(run.store.root)
     last_number, champion = champions.last_number(), champions.current()
     if champion is None:
