@@ -3,9 +3,13 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import psutil
 import pytest
@@ -13,6 +17,7 @@ from flows_command import SHORT
 from prefect_service import Served, serve, wait_for
 from s3_server import ACCESS_KEY, REGION, SECRET_KEY
 
+from tasks.server import HEARTBEAT
 from turbosparse.artifacts import Store
 
 FORM = {"assignments": [f"{name}={value}" for name, value in SHORT.items()]}
@@ -121,6 +126,20 @@ def _save_block(service: Served, name: str, secret: str) -> None:
         block_schema_id=schemas[0]["id"],
         data=data,
     )
+
+
+@pytest.mark.long
+def test_a_run_that_nobody_hears_of_is_crashed(service, tmp_path):
+    own = {"PREFECT_API_URL": f"{service.url}/api", "PREFECT_HOME": str(tmp_path)} | HEARTBEAT
+    command = [sys.executable, str(Path(__file__).with_name("sleeping_flow.py"))]
+    with subprocess.Popen(command, env=os.environ | own, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"asleep\n"
+        time.sleep(5)  # its first heartbeat is on its way
+        process.kill()
+    run = service.post("/flow_runs/filter", flow_runs={"name": {"any_": ["zombie"]}})[0]["id"]
+    ended = service.wait(run, 400)
+    assert (ended["state_type"], ended["state_name"]) == ("CRASHED", "Crashed")
+    assert "No heartbeat for 3 minutes" in ended["state"]["message"]
 
 
 @pytest.mark.slow
