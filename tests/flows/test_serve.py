@@ -17,7 +17,7 @@ from flows_command import SHORT
 from prefect_service import Served, serve, wait_for
 from s3_server import ACCESS_KEY, REGION, SECRET_KEY
 
-from tasks.server import HEARTBEAT
+from tasks.server import RUN_SETTINGS
 from turbosparse.artifacts import Store
 
 FORM = {"assignments": [f"{name}={value}" for name, value in SHORT.items()]}
@@ -130,7 +130,7 @@ def _save_block(service: Served, name: str, secret: str) -> None:
 
 @pytest.mark.long
 def test_a_run_that_nobody_hears_of_is_crashed(service, tmp_path):
-    own = {"PREFECT_API_URL": f"{service.url}/api", "PREFECT_HOME": str(tmp_path)} | HEARTBEAT
+    own = {"PREFECT_API_URL": f"{service.url}/api", "PREFECT_HOME": str(tmp_path)} | RUN_SETTINGS
     command = [sys.executable, str(Path(__file__).with_name("sleeping_flow.py"))]
     with subprocess.Popen(command, env=os.environ | own, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"asleep\n"
