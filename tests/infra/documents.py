@@ -21,6 +21,34 @@ def read_documents(path: Path) -> list[Document]:
     return [document for document in yaml.safe_load_all(path.read_text(encoding="utf-8")) if document]
 
 
+def render(folder: Path) -> list[Document]:
+    """Returns an overlay's documents as kustomize makes them: as much of it as ours ask for."""
+    (overlay,) = read_documents(folder / "kustomization.yaml")
+    documents: list[Document] = []
+    for name in overlay["resources"]:
+        path = (folder / name).resolve()
+        documents += render(path) if path.is_dir() else read_documents(path)
+    for generator in overlay.get("configMapGenerator", []):
+        data = dict(literal.split("=", 1) for literal in generator["literals"])
+        metadata = {"name": generator["name"]}
+        documents.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
+    tags = {image["name"]: image["newTag"] for image in overlay.get("images", [])}
+    for document in documents:
+        if document["kind"] != "Namespace" and "namespace" in overlay:
+            _place(document, overlay["namespace"])
+        for _, pod in pods_of([document]):
+            for container in pod["spec"]["containers"]:
+                name = container["image"]
+                container["image"] = f"{name}:{tags[name]}" if name in tags else name
+    return documents
+
+
+def _place(document: Document, namespace: str) -> None:
+    document["metadata"]["namespace"] = namespace
+    for subject in document.get("subjects", []):
+        subject["namespace"] = namespace
+
+
 def is_exact(image: str) -> bool:
     """Returns whether an image is always the same: a version down to its last part, or a digest."""
     return EXACT.fullmatch(image) is not None and (":" in image.rpartition("/")[2] or "@sha256:" in image)

@@ -9,7 +9,7 @@ from uuid import uuid4
 import kubernetes_validate
 import pytest
 import yaml
-from documents import KUBERNETES, is_exact, pods_of, prefect_variables, read_documents, unlocked
+from documents import KUBERNETES, is_exact, pods_of, prefect_variables, read_documents, render, unlocked
 
 from turbosparse.config import Placement, validate
 from turbosparse.masking import names_secret
@@ -17,29 +17,19 @@ from turbosparse.train.launch import Program
 from turbosparse.train.launch.manifest import build_jobset
 
 VERSION = "1.32"
-OVERLAYS = ("prefect", "turbosparse", "trial")
+OVERLAYS = ("prefect", "queue", "turbosparse", "trial")
 KUEUE = "kueue.x-k8s.io"
-
-
-def rendered(overlay):
-    """Returns an overlay's documents as `kubectl apply --kustomize` sends them."""
-    if shutil.which("kubectl") is None:
-        pytest.skip("kubectl is not installed")
-    command = ["kubectl", "kustomize", KUBERNETES / overlay]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return list(yaml.safe_load_all(done.stdout))
 
 
 @pytest.fixture(scope="module", params=OVERLAYS)
 def overlay(request):
-    return rendered(request.param)
+    return render(KUBERNETES / request.param)
 
 
 @pytest.fixture(scope="module")
 def everything():
     """All objects of a cluster with a database of its own."""
-    return [*rendered("trial"), *rendered("turbosparse")]
+    return [document for name in ("trial", "queue", "turbosparse") for document in render(KUBERNETES / name)]
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +74,25 @@ def test_kubernetes_knows_every_field(overlay, flow_job):
     known = [document for document in overlay if KUEUE not in document["apiVersion"]]
     for document in [*known, flow_job]:
         kubernetes_validate.validate(document, VERSION, strict=True)
-    broken = known[-1] | {"spec": known[-1].get("spec", {}) | {"unknown": 1}}
+    broken = flow_job | {"spec": flow_job["spec"] | {"unknown": 1}}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(broken, VERSION, strict=True)
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_kustomize_makes_the_same_of_them(name):
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed")
+    command = ["kubectl", "kustomize", KUBERNETES / name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    theirs = list(yaml.safe_load_all(done.stdout))
+    ours = render(KUBERNETES / name)
+    assert sorted(map(json.dumps, map(_sorted, ours))) == sorted(map(json.dumps, map(_sorted, theirs)))
+
+
+def _sorted(document):
+    return json.loads(json.dumps(document, sort_keys=True))
 
 
 def test_every_pod_is_locked(everything, jobset, flow_job):
