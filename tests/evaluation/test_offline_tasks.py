@@ -79,7 +79,7 @@ def test_without_a_split_examples_are_other_items_and_never_the_item_itself(tmp_
         (["truthfulqa_mc2:2"], [], r"examples, truthfulqa_mc2: 2.*its prompt is what it is"),
         (["wikitext:2"], [], r"examples, wikitext: 2.*no prompt"),
         (["arc_eazy"], [], r"arc_eazy.*did you mean arc_easy"),
-        (["swag"], [], r"'swag'.*items come from a data folder"),
+        (["lambada_standard"], [], r"'lambada_standard'.*items come from a data folder"),
     ],
     ids=[
         "missing file",
