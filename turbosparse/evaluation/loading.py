@@ -1,6 +1,7 @@
 """Tasks by name, as objects of the harness: local ones, from a data folder, or from the hub."""
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ _FOLDERS = (
     *("super_glue/boolq", "truthfulqa", "wikitext", "winogrande"),
 )
 """The harness's folders of the paper's tasks: listing all of its folders takes ten seconds."""
+
+_NAME = re.compile(r"^\s*-?\s*[\"']?(?:task|group|tag)[\"']?\s*:\s*[\"']?([\w.-]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,7 @@ def _prepare_all(
         The harness's register, each request's tasks, and where tasks with examples draw them from.
     """
     others = [request for request in requests if request.name not in LOCAL_TASKS]
-    index = _register({request.name for request in others})
-    _check_known([request.name for request in others], index)
+    index = _register([request.name for request in others])
     members = {request.name: _members(request.name, index) for request in others}
     _check_once(members)
     offline = None if data_folder is None else OfflineData(data_folder, scratch)
@@ -109,9 +111,37 @@ def _prepare_all(
     return index, members, fewshot_source
 
 
-def _register(names: set[str]) -> dict[str, Any]:
+def _register(names: Sequence[str]) -> dict[str, Any]:
+    """Returns the harness's register, of the paper's tasks alone where those are all that is asked for.
+
+    Raises:
+        DataError: A name that it does not have.
+    """
     of_the_paper = _list_tasks(of_the_paper=True)
-    return dict(of_the_paper if names <= of_the_paper.keys() else _list_tasks(of_the_paper=False))
+    others = [name for name in names if name not in of_the_paper]
+    if not others:
+        return dict(of_the_paper)
+    mentioned, known = _written_names(others)
+    everything = _list_tasks(of_the_paper=False) if mentioned == others else {}
+    if unknown := [name for name in others if name not in everything]:
+        raise _unknown(unknown, known)
+    return dict(everything)
+
+
+def _written_names(wanted: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns which names stand anywhere in the harness's task files, and what those files name.
+
+    Reading them takes a second, understanding them ten: a misspelt name is answered sooner.
+    """
+    import lm_eval.tasks  # noqa: PLC0415 - takes seconds
+
+    mentioned: set[str] = set()
+    named: set[str] = set()
+    for file in Path(lm_eval.tasks.__file__).parent.rglob("*.yaml"):
+        content = file.read_text(encoding="utf-8", errors="replace")
+        named.update(_NAME.findall(content))
+        mentioned.update(name for name in wanted if name in content)
+    return [name for name in wanted if name in mentioned], sorted(named)
 
 
 @cache
@@ -137,18 +167,14 @@ def _manager(index: Mapping[str, Any], scratch: Path) -> Any:
     return manager
 
 
-def _check_known(tasks: Sequence[str], index: Mapping[str, Any]) -> None:
-    unknown = [task for task in tasks if task not in index]
-    if not unknown:
-        return
-    known = [*LOCAL_TASKS, *SUITES, *index]
-    close = difflib.get_close_matches(unknown[0], known, n=5)
+def _unknown(tasks: Sequence[str], known: Sequence[str]) -> DataError:
+    close = difflib.get_close_matches(tasks[0], [*LOCAL_TASKS, *SUITES, *known], n=5)
     similar = f"; did you mean {', '.join(close)}?" if close else ""
     expected = (
-        f"{', '.join(LOCAL_TASKS)}, a suite ({', '.join(SUITES)}), or one of the {len(index)} tasks of "
+        f"{', '.join(LOCAL_TASKS)}, a suite ({', '.join(SUITES)}), or a task of "
         f"lm-evaluation-harness{similar}"
     )
-    raise DataError("tasks", unknown, expected, "list those with `lm_eval ls tasks`")
+    return DataError("tasks", list(tasks), expected, "list those with `lm_eval ls tasks`")
 
 
 def _members(name: str, index: Mapping[str, Any]) -> list[HarnessTask]:
