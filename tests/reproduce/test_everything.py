@@ -2,19 +2,25 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from turbosparse.artifacts import ArtifactSpec, Store
 from turbosparse.config import Placement, resolve
 from turbosparse.errors import ConfigError
+from turbosparse.export.huggingface import copy_tokenizer
+from turbosparse.model.convert import add_vocabulary, with_predictors
+from turbosparse.model.folder import load_model, save_model
 from turbosparse.reproduce import everything, made, table5, table12
 from turbosparse.reproduce.common import Request
 from turbosparse.reproduce.differs import PAPER_SETTINGS
 from turbosparse.reproduce.made import MOE_TUNED, ORIGINAL, RELU, TUNED, given_or_made
+from turbosparse.stages import base, finetune, pretrain
 from turbosparse.stages.specs import Specs
-from turbosparse.train.history import StepRecord, append_record
+from turbosparse.train.history import StepRecord, append_record, read_history, summarise
 
 
 @pytest.fixture
@@ -136,3 +142,75 @@ def test_models_that_are_given_are_not_made(request_of):
 def test_the_7b_scale_asks_for_its_source(request_of):
     with pytest.raises(ConfigError, match="--source"):
         given_or_made(replace(request_of(), scale="7b"), (TUNED,))
+
+
+def train_nothing(run, name, recipe, inputs, workspace, listener):
+    """Stands for a training: the model stays as it was, its losses are made up."""
+    model, folder = load_model(inputs.model_folder), workspace.folder / "model"
+    if inputs.vocab_size is not None:
+        add_vocabulary(model, inputs.vocab_size)
+    if inputs.predictor is not None:
+        model = with_predictors(model, inputs.predictor.rank, 0)
+    save_model(model, folder)
+    copy_tokenizer(inputs.data_folder / "tokenizer", folder)
+    for step in range(1, recipe.num_steps + 1):
+        record = StepRecord(step, 9 - step / 10, 100.0, 1e-3, zero_activation_ratio=0.5)
+        append_record(workspace.folder / "history.jsonl", record)
+    return summarise(read_history(workspace.folder / "history.jsonl"), recipe.num_steps)
+
+
+@pytest.mark.slow
+def test_all_of_it_is_made_once_and_written(request_of, stories260k, tmp_path, monkeypatch):
+    """Everything but Table 7's benchmark and the trainings themselves, on real items."""
+    for stage in (base, pretrain, finetune):
+        monkeypatch.setattr(stage, "run_training", train_nothing)
+    corpora = tmp_path / "corpora"
+    corpora.mkdir()
+    rows = [json.dumps({"text": f"The old fox sees {n} red owls at noon. " * 9}) for n in range(90)]
+    (corpora / "web.jsonl").write_text("\n".join(rows))
+    questions = [json.dumps({"question": f"How many are {n}?", "answer": f"{n} owls"}) for n in range(200)]
+    (tmp_path / "instructions.jsonl").write_text("\n".join(questions))
+    request = request_of(
+        data=stories260k.parents[1] / "eval",
+        limit=2,
+        num_tokens=600,
+        overrides={
+            "data": {
+                "mixture": {"wanjuan-cc": 100.0},
+                "num_tokens": 64 * 64,
+                "sequence_length": 64,
+                "vocab_size": 320,
+                "near_duplicates": False,
+            },
+            "model": {"hidden_size": 96, "intermediate_size": 128, "num_layers": 2},
+            "pretrain": {"num_steps": 5, "warmup_steps": 1},
+            "finetune": {"sequence_length": 128, "predictor": {"threshold": {"num_tokens": 200}}},
+        },
+        placement=Placement(
+            root=str(tmp_path / "root"),
+            corpora=str(corpora),
+            instructions=str(tmp_path / "instructions.jsonl"),
+        ),
+    )
+    # Table 4 is of the paper's 17 sources, which this corpus has not.
+    names = [name for name in everything.ALL if name not in ("table4", "table7")]
+    report = everything.reproduce_all(request, names)["reproductions"]
+    assert all(found["measured"] for found in report.values())
+    for name, found in report.items():
+        assert {f"{name}.json", f"{name}.md"} <= set(found["files"])
+        markdown = (request.out / f"{name}.md").read_text()
+        assert "**What differs.** Here:" in markdown
+        lines = [line for line in markdown.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) == 1, name
+        assert any("paper" in line for line in lines) or name in ("figure3", "figure7", "activated"), name
+        assert all(
+            min(Image.open(request.out / path).size) > 400 for path in found["files"] if ".png" in path
+        )
+    made_models = Counter(manifest.kind for manifest in Store(request.placement.root).manifests())
+    assert (made_models["prepare"], made_models["base"], made_models["finetune"]) == (1, 2, 2)
+    # Recovered: dReLU, ReLU, shifted ReLU, the study's two arms, the mixture of experts.
+    assert made_models["pretrain"] == 6
+    assert made_models["task-results"] == 8, "Tables 6 and 13 ask each of four models"
+    page = (request.out / "index.html").read_text()
+    assert page.count("<section") == len(names)
+    assert "<script" not in page
