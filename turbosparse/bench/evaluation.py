@@ -1,7 +1,6 @@
 """`turbosparse bench evaluate`: our scoring against the harness's own, on the same requests in one run."""
 
 import copy
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from turbosparse.evaluation.loading import Sources, load_tasks
 from turbosparse.evaluation.suites import plan_tasks
 from turbosparse.model.device import on_best_device
 from turbosparse.model.folder import load_model
+from turbosparse.scratch import scratch_folder
 
 THEIR_BATCH_SIZES = (1, 8, 32)
 """Requests per forward pass of the harness: its command line's default, and larger ones."""
@@ -46,8 +46,8 @@ def measure_evaluation(
     plan = plan_tasks(tasks)
     model, tokenizer = on_best_device(load_model(model_folder)), load_tokenizer(model_folder)
     found: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory(prefix="turbosparse-evaluate-") as scratch:
-        loaded = load_tasks(plan.tasks, Sources(data_folder), Path(scratch))
+    with scratch_folder("turbosparse-bench-evaluate-") as scratch:
+        loaded = load_tasks(plan.tasks, Sources(data_folder), scratch)
         for name, task in loaded.tasks.items():
             task.build_all_requests(limit=limit, rank=0, world_size=1)
             found[name] = _measure_task(model, tokenizer, task.instances, num_rounds)

@@ -84,7 +84,7 @@ def check_tasks(requests: Sequence[TaskRequest], data_folder: Path | None) -> No
     Raises:
         DataError: As `load_tasks`.
     """
-    with scratch_folder("turbosparse-tasks-") as scratch:
+    with scratch_folder("turbosparse-checked-tasks-") as scratch:
         _prepare_all(requests, data_folder, scratch)
 
 
