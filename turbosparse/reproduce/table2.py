@@ -142,7 +142,7 @@ def _paper_rows() -> list[list[str]]:
     perplexities = PAPER["wikitext2_perplexity"]
     assert isinstance(perplexities, dict)
     return [
-        [f"paper: {label}", "–", "–", "–", "–", f"{perplexity:.2f}", "–"]
+        [f"paper: {label}", "not in the text", "–", "–", "–", f"{perplexity:.2f}", "–"]
         for label, perplexity in perplexities.items()
     ]
 
@@ -157,6 +157,7 @@ def _notes(arm: Arm) -> list[str]:
         "The file's rows are joined by line breaks and cut into windows of "
         f"{min(WINDOW_TOKENS, arm.sequence_length):,} tokens at the most, beginning of text before each. Per "
         "word: the same loss over words between white space.",
-        "The paper's perplexities are on WikiText-2; it does not say whether per token or per word. It says "
-        "that SwiGLU's training loss is lower and dReLU's perplexity is lower.",
+        "Table 2's own figures are not in the text: the perplexities are Table 3's, of the same models with "
+        "nothing masked, on WikiText-2; whether per token or per word is not said. The paper says that "
+        "SwiGLU's training loss is lower and dReLU's perplexity is lower.",
     ]
