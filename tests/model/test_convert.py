@@ -246,7 +246,7 @@ def test_a_conversion_that_fails_midway_leaves_nothing(llama, tmp_path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ArtifactError, match=r"No space left.*free space"):
         convert_model(llama, tmp_path / "ours")
     assert [path.name for path in tmp_path.iterdir()] == ["llama"]
 
