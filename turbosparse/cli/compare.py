@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-HEADER = ("evaluation", "task", "metric", "items", "first", "this", "difference", "95%", "p, corrected", "so")
+HEADER = ("evaluation", "task, metric", "items", "first", "this", "95% of the difference", "p", "so")
 
 
 @app.command()
@@ -40,7 +40,9 @@ def compare(
     opened = {label: open_evaluation(where) for label, where in _labelled(evaluations).items()}
     differences = compare(opened)
     rows = [_row(one) for one in differences]
-    table = Table(*HEADER)
+    table = Table()
+    for name in HEADER:
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*row)
     console.print(table)
@@ -72,16 +74,16 @@ def _labelled(given: Sequence[str]) -> dict[str, str]:
 
 
 def _row(one: "Difference") -> list[str]:
+    from turbosparse.evaluation.compare import show_figure  # noqa: PLC0415 - numpy and the suites
+
     low, high = one.interval
     return [
         one.evaluation,
-        one.task,
-        one.metric,
+        f"{one.task}, {one.metric}",
         f"{one.num_items:,}",
-        f"{one.baseline_value:.4f}",
-        f"{one.value:.4f}",
-        f"{one.value - one.baseline_value:+.4f}",
-        f"{low:+.4f} – {high:+.4f}",
+        show_figure(one.baseline_value),
+        show_figure(one.value),
+        f"{show_figure(low, '+')} – {show_figure(high, '+')}",
         f"{one.corrected_p_value:.2g}",
         one.verdict,
     ]

@@ -15,6 +15,7 @@ from turbosparse.evaluation.records import RESULTS_FILE, EvaluationResult, ItemR
 from turbosparse.evaluation.suites import SUITES
 
 SIGNIFICANCE = 0.05
+LARGE = 1_000
 _PREFERRED = ("acc", "exact_match,strict-match", "exact_match")
 _WORD_PERPLEXITY = "word_perplexity"
 
@@ -96,6 +97,11 @@ def compare(evaluations: Mapping[str, EvaluationResult]) -> list[Difference]:
     return sorted(
         found, key=lambda one: (order[one.verdict], one.is_better, one.corrected_p_value, one.p_value)
     )
+
+
+def show_figure(value: float, sign: str = "") -> str:
+    """Returns a figure as tables show it: four decimals, or four digits of what is large."""
+    return f"{value:{sign}.4f}" if abs(value) < LARGE else f"{value:{sign}.4g}"
 
 
 def how_compared() -> dict[str, Any]:

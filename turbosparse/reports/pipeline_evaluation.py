@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from turbosparse.errors import DataError
-from turbosparse.evaluation.compare import Difference, compare
+from turbosparse.evaluation.compare import Difference, compare, show_figure
 from turbosparse.evaluation.records import read_result
 from turbosparse.reports.lineage import PipelineRun
 from turbosparse.reports.page import Block, Notes, Section, Table, Text
@@ -49,9 +49,9 @@ def _row(
         metric,
         f"{found['num_items'][task]:,}",
         str(found["num_fewshot"].get(task, "")),
-        f"{found['results'][task][metric]:.4f}",
-        "" if interval is None else f"{interval[0]:.4f} – {interval[1]:.4f}",
-        "–" if before is None else f"{before:.4f}",
+        show_figure(found["results"][task][metric]),
+        "" if interval is None else " – ".join(map(show_figure, interval)),
+        "–" if before is None else show_figure(before),
         *(["not in it"] * 2 if paper is None else [f"{percent:.2f}%" for percent in paper]),
     ]
 
@@ -75,9 +75,9 @@ def _difference(one: Difference) -> list[str]:
     return [
         one.task,
         one.metric,
-        f"{one.baseline_value:.4f}",
-        f"{one.value:.4f}",
-        f"{low:+.4f} – {high:+.4f}",
+        show_figure(one.baseline_value),
+        show_figure(one.value),
+        f"{show_figure(low, '+')} – {show_figure(high, '+')}",
         f"{one.corrected_p_value:.2g}",
         one.verdict,
     ]

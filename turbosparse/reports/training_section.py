@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from turbosparse.artifacts import Manifest
+from turbosparse.evaluation.compare import show_figure
 from turbosparse.reports.lineage import PipelineRun
 from turbosparse.reports.page import Block, Picture, Section, Table, Text
 from turbosparse.train.history import StepRecord, read_history
@@ -58,5 +59,5 @@ def _tasks(kind: str, history: list[StepRecord]) -> Iterator[Table]:
     ]
     if measured:
         names = list(measured[0][1])
-        rows = [[step, *(f"{found[name]:.4f}" for name in names)] for step, found in measured]
+        rows = [[step, *(show_figure(found[name]) for name in names)] for step, found in measured]
         yield Table(["step", *names], rows, f"Tasks evaluated during {STAGES[kind]}.")
