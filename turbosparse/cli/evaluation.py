@@ -9,6 +9,9 @@ from turbosparse.evaluation.offline_tasks import FROM_ITEMS
 if TYPE_CHECKING:
     from turbosparse.evaluation.records import EvaluationResult
 
+SCIENTIFIC_FROM = 1e6
+"""A perplexity of such a size says only that the model knows nothing of the text."""
+
 
 def evaluation_tables(found: "EvaluationResult") -> list[Table | str]:
     """Returns the figures with their 95% intervals, the averages, and what must be said about them.
@@ -20,7 +23,7 @@ def evaluation_tables(found: "EvaluationResult") -> list[Table | str]:
         shots = str(found.num_fewshot.get(task, ""))
         for metric, value in found.results.get(task, {}).items():
             if "_stderr" not in metric:
-                row = task, str(found.num_items[task]), shots, metric, f"{value:.4f}"
+                row = task, str(found.num_items[task]), shots, metric, _shown_value(value)
                 table.add_row(*row, _interval(found.intervals[task].get(metric)))
     return [table, *_averages(found), *_remarks(found)]
 
@@ -31,7 +34,11 @@ def _shown(found: "EvaluationResult") -> list[str]:
 
 
 def _interval(interval: list[float] | None) -> str:
-    return "" if interval is None else f"{interval[0]:.4f} – {interval[1]:.4f}"
+    return "" if interval is None else " – ".join(map(_shown_value, interval))
+
+
+def _shown_value(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < SCIENTIFIC_FROM else f"{value:.4g}"
 
 
 def _averages(found: "EvaluationResult") -> list[str]:
