@@ -42,14 +42,16 @@ def _read_blocks(access: AccessConfig) -> dict[str, str]:
 
 def _aws(client: SyncPrefectClient, block: str) -> dict[str, str]:
     """Reads the block as plain data: its class is prefect-aws's, which need not be installed."""
-    data = _read(client, "access.aws_credentials_block", block, "aws-credentials", "AWS Credentials")
+    data = _read(
+        client, "placement.access.aws_credentials_block", block, "aws-credentials", "AWS Credentials"
+    )
     found = {variable: data[name] for name, variable in AWS_VARIABLES.items() if data.get(name)}
     endpoint = (data.get("aws_client_parameters") or {}).get("endpoint_url")
     return found | ({"endpoint_url": endpoint} if endpoint else {})
 
 
 def _secret(client: SyncPrefectClient, variable: str, block: str) -> str:
-    field = f"access.{variable.lower()}_block"
+    field = f"placement.access.{variable.lower()}_block"
     value = _read(client, field, block, "secret", "Secret").get("value")
     if not isinstance(value, str) or not value:
         raise ConfigError(field, block, "a Secret block that holds a text", "save the value itself in it")
@@ -61,4 +63,4 @@ def _read(client: SyncPrefectClient, field: str, block: str, slug: str, kind: st
         return client.read_block_document_by_name(block, slug, include_secrets=True).data
     except ObjectNotFound as error:
         remedy = "create it in the UI (Blocks), or leave the field empty and set the environment"
-        raise ConfigError(field, block, f"the name of a {kind} block", remedy) from error
+        raise ConfigError(field, block, f"the name of a block of type {kind}", remedy) from error
