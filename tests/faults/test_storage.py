@@ -75,6 +75,7 @@ def test_a_fault_that_passes_costs_time_and_nothing_else(name, proxy, broken_s3)
     assert proxy.num_broken == 1, "nothing was broken"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LASTING)
 def test_a_fault_that_stays_ends_and_leaves_nothing_visible(name, proxy, swift, broken_s3):
     method, effect = LASTING[name]
@@ -195,6 +196,7 @@ def tensors(step: int) -> dict[str, torch.Tensor]:
     return {"model.w": torch.randn(300, 1000, generator=generator), "step": torch.tensor(step)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PASSING)
 def test_a_checkpoint_survives_faults_that_pass(name, proxy, broken_s3):
     method, effect = PASSING[name]
@@ -208,6 +210,7 @@ def test_a_checkpoint_survives_faults_that_pass(name, proxy, broken_s3):
     assert all(torch.equal(into[name], tensor) for name, tensor in tensors(1).items())
 
 
+@pytest.mark.slow
 def test_a_shard_that_was_changed_on_the_way_is_never_trained_on(proxy, broken_s3, make_corpus):
     """streaming itself compares a shard once: a wrong one would stay in the cache and be taken for right."""
     from turbosparse.config import DataConfig  # noqa: PLC0415

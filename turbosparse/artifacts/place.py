@@ -6,6 +6,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -142,7 +143,9 @@ class Place:
             bucket, prefix, _ = self.fs.split_path(f"{self.base}/")
             list_uploads = partial(self.fs.call_s3, "list_multipart_uploads", Bucket=bucket, Prefix=prefix)
             for upload in self.patiently(list_uploads).get("Uploads", []):
-                self.patiently(partial(self.fs.abort_mpu, bucket, upload["Key"], upload["UploadId"]))
+                # A listing may be older than another one's abort.
+                with suppress(*_ABSENT):
+                    self.patiently(partial(self.fs.abort_mpu, bucket, upload["Key"], upload["UploadId"]))
 
     def upload(self, folder: Path, paths: Iterable[str]) -> None:
         """Copies files of a folder on this machine here, several at the same time."""
