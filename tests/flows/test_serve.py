@@ -105,7 +105,7 @@ def test_storage_is_reached_by_blocks_whose_secrets_appear_nowhere(service, swif
         if block == "missing":
             assert "placement.access.aws_credentials_block: 'missing'" in ended["state"]["message"]
         if block == "wrong":
-            assert "SignatureDoesNotMatch" in ended["state"]["message"]
+            assert "signature you provided" in ended["state"]["message"]
             assert "Remedy: give another --root" in ended["state"]["message"]
         seen = json.dumps([ended, service.logs(run), service.artifacts(run)])
         assert "canary-wrong-secret" not in seen
