@@ -24,7 +24,7 @@ def stages(ended: subprocess.CompletedProcess[str]) -> dict:
     return json.loads(ended.stdout.splitlines()[-1])["stages"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_first_run_makes_a_champion_and_the_next_finds_nothing_new(tmp_path):
     made = stages(retrain(tmp_path))
     assert list(made)[-2:] == ["verdict", "export"]

@@ -18,7 +18,7 @@ PREFECT = str(Path(sys.executable).with_name("prefect"))
 AUTH = "admin:canary-of-the-api"
 STAGES = {"prepare", "base", "convert", "pretrain", "instructions", "finetune", "evaluate", "export"}
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
