@@ -84,7 +84,7 @@ def test_a_cancelled_training_leaves_no_process(page, service, shot):
     page.get_by_role("button", name="Open menu").click()
     page.get_by_role("menuitem", name="Cancel").click()
     shot("asked")
-    page.get_by_role("dialog").get_by_role("button", name="Cancel").last.click()
+    page.get_by_role("alertdialog").get_by_role("button", name="Cancel Flow Run").click()
     _, alive = psutil.wait_procs(training, timeout=90)
     assert not alive, [process.cmdline() for process in alive]
     assert service.wait(run, 90)["state_type"] == "CANCELLED"
