@@ -17,7 +17,8 @@ from pydantic import BaseModel
 from tasks.groups import group_tasks, is_worth_retrying
 from tasks.progress import reporting
 from turbosparse.artifacts import Artifact
-from turbosparse.stages import Run, StageName, make
+from turbosparse.processes import keeping_signal_handlers
+from turbosparse.stages import Run, StageName, make, preload
 
 RETRY_DELAY_SECONDS = 10
 
@@ -61,6 +62,8 @@ def stage_task(
     )
     def run_stage(run: Run) -> StageResult | State[StageResult]:
         started = time.monotonic()
+        with keeping_signal_handlers():
+            preload(run, (stage,))
         with reporting(stage) as listener, group_tasks(run.placement) as map_jobs:
             artifact = make(replace(run, map_jobs=map_jobs), stage, listener)
         result = _result(stage, artifact, time.monotonic() - started)

@@ -8,7 +8,9 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import psutil
 
@@ -36,6 +38,23 @@ def die_with_parent(signal_number: int, parent: int | None = None) -> None:
 def bound_to_this(command: Sequence[str]) -> list[str]:
     """Returns a command line for a program that knows nothing of it, but is killed when this process dies."""
     return [sys.executable, "-m", "turbosparse.processes", str(os.getpid()), *command]
+
+
+@contextmanager
+def keeping_signal_handlers() -> Iterator[None]:
+    """Gives SIGTERM and SIGINT back to who had them before the block.
+
+    Composer takes both when it is imported: Prefect would learn of a cancellation as of a crash.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def adopt_orphans() -> None:

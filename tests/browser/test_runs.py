@@ -87,6 +87,8 @@ def test_a_cancelled_training_leaves_no_process(page, service, shot):
     page.get_by_role("alertdialog").get_by_role("button", name="Cancel Flow Run").click()
     _, alive = psutil.wait_procs(training, timeout=90)
     assert not alive, [process.cmdline() for process in alive]
-    assert service.wait(run, 90)["state_type"] == "CANCELLED"
+    assert service.wait(run, 90, "CANCELLED")["state_type"] == "CANCELLED"
+    states = {state["type"] for state in service.get(f"/flow_run_states/?flow_run_id={run}")}
+    assert "CRASHED" not in states, "a cancelled run is no failure to be told of"
     expect(page.get_by_text("Cancelled").first).to_be_visible()
     shot("cancelled")
