@@ -60,7 +60,7 @@ def test_bf16_weights_are_read_exactly(num_tokens):
 
 @pytest.mark.parametrize("num_columns", [4096 + 4096 + 64 + 37, 128, 32, 5])
 def test_int8_weights_meet_bf16_tokens_to_more_than_bf16s_bits(num_columns):
-    """Tokens become integers of 16 bits there: the largest weights and tokens must not overflow their sums."""
+    """Tokens become integers of 16 bits there: the largest values must not overflow their sums."""
     generator = torch.Generator().manual_seed(1)
     matrix, x = (
         torch.randn(9, num_columns, generator=generator),
