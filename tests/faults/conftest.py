@@ -4,6 +4,7 @@ import json
 import random
 import socket
 from collections.abc import Callable, Iterator
+from string import ascii_lowercase
 
 import pytest
 from commands import Bench, Undisturbed
@@ -61,11 +62,11 @@ def prefect_server(tmp_path_factory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def bucket(swift: S3Server) -> Iterator[str]:
     """Documents on an object store, where commands find it."""
-    words = random.Random(3)
-    vocabulary = [f"word{words.randrange(10_000)}" for _ in range(2_000)]
+    dice = random.Random(3)
+    vocabulary = ["".join(dice.choices(ascii_lowercase, k=dice.randint(3, 8))) for _ in range(2_000)]
     client, prefix = swift.client(), "faults/corpora"
     for name in ("web.jsonl", "code.jsonl"):
-        rows = [{"text": " ".join(words.choices(vocabulary, k=60))} for _ in range(1_500)]
+        rows = [{"text": " ".join(_sentence(dice, vocabulary) for _ in range(6))} for _ in range(1_500)]
         client.put_object(
             Bucket=BUCKET, Key=f"{prefix}/{name}", Body="\n".join(map(json.dumps, rows)).encode()
         )
@@ -75,6 +76,11 @@ def bucket(swift: S3Server) -> Iterator[str]:
         for name, value in swift.environment.items():
             patch.setenv(name, value)
         yield f"s3://{BUCKET}/{prefix}"
+
+
+def _sentence(dice: random.Random, vocabulary: list[str]) -> str:
+    # Prose by its form: cloze items are made of it.
+    return f"{' '.join(dice.choices(vocabulary, k=10)).capitalize()}."
 
 
 @pytest.fixture(scope="session")
