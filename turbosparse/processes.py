@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -17,6 +18,7 @@ import psutil
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 SECONDS_TO_BE_KILLED = 10.0
+SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def die_with_parent(signal_number: int, parent: int | None = None) -> None:
@@ -33,6 +35,30 @@ def die_with_parent(signal_number: int, parent: int | None = None) -> None:
     # The parent may have died before the kernel was told.
     if os.getppid() != parent:
         os.kill(os.getpid(), signal_number)
+
+
+def end_with_parent(patience_seconds: float) -> None:
+    """Ends this process by one SIGTERM when its parent dies, and by SIGKILL if it then takes too long.
+
+    The kernel would send a SIGTERM for each dying thread of the parent, and what ends in order at the first
+    is cut short by the second. And a flow run that ends tells its server of it, which may be gone as well,
+    for minutes.
+
+    Args:
+        patience_seconds: what it has to write a checkpoint and to end its own processes.
+    """
+    threading.Thread(
+        target=_end_after, args=(os.getppid(), patience_seconds), name="end-with-parent", daemon=True
+    ).start()
+
+
+def _end_after(parent: int, patience_seconds: float) -> None:
+    while os.getppid() == parent:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(patience_seconds)
+    kill_each(descendants())
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def bound_to_this(command: Sequence[str]) -> list[str]:

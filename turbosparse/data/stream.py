@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from streaming import Stream, StreamingDataset
+from streaming.base.dataset import _ShardState
 from streaming.base.format import reader_from_json
 from streaming.base.format.base.reader import Reader
 from streaming.base.hashing import get_hash
@@ -126,6 +127,18 @@ class MixtureDataset(StreamingDataset):
                 sample_ids[places] = offset + spread(on_disk)[np.arange(len(places)) % on_disk]
             offset += on_disk
         return np.array([len(sample_ids)]), sample_ids
+
+    def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
+        """Fetches a shard that is not here yet, or waits for who fetches it.
+
+        A fetch that failed is over: streaming would leave the shard "being fetched", which this and every
+        other worker of the machine would wait for without end.
+        """
+        try:
+            super().prepare_shard(shard_id, blocking)
+        except BaseException:
+            self._shard_states[shard_id] = _ShardState.REMOTE
+            raise
 
     def get_item(self, sample_id: int, retry: int = 7) -> dict[str, torch.Tensor]:
         """Returns one sequence, `input_ids: [sequence_length]`, int64, and `position_ids` if asked for."""
