@@ -35,6 +35,11 @@ def reference(x, gate, up, down_t, active=None, rows_read=None):
     return sparse_ffn_reference(x, *values, active, *scales, rows_read)
 
 
+def as_lists(*weights):
+    """Weights and scales as the operator `linear` takes them."""
+    return [weight.values for weight in weights], [w.scales for w in weights if w.scales is not None]
+
+
 def relative_error(found, expected):
     return ((found.double() - expected).norm() / expected.norm()).item()
 
@@ -68,18 +73,34 @@ def test_int8_weights_meet_bf16_tokens_to_more_than_bf16s_bits(num_columns):
     )
     matrix[0], x[0] = 3.0, 3.0
     weight, x = quantize(matrix, "int8"), x.bfloat16()
-    found = torch.ops.turbosparse.linear(x, *weight).double()
+    found = torch.ops.turbosparse.linear(x, *as_lists(weight)).double()
     expected = x.double() @ dequantize(weight).double().T
     torch.testing.assert_close(found, expected, rtol=2**-8, atol=2**-12 * num_columns)
-    assert not torch.ops.turbosparse.linear(torch.zeros_like(x), *weight).any()
+    assert not torch.ops.turbosparse.linear(torch.zeros_like(x), *as_lists(weight)).any()
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
 def test_linear_equals_torchs_own(quantization):
-    x, (weight, *_), _ = make(quantization, num_tokens=2)
-    expected = dense_linear(x.double(), dequantize(weight).double())
-    assert relative_error(linear(x, weight), expected) < 1e-5
-    assert relative_error(linear_reference(x, *weight), expected) < 1e-5
+    """Of one weight, and of several with unequal numbers of rows, side by side."""
+    x, (gate, up, _), _ = make(quantization, num_tokens=2)
+    few = Weight(*(None if part is None else part[:7] for part in up))
+    for weights in ([gate], [gate, few, up]):
+        expected = torch.cat(
+            [dense_linear(x.double(), dequantize(weight).double()) for weight in weights], dim=1
+        )
+        assert relative_error(linear(x, *weights), expected) < 1e-5
+        assert relative_error(linear_reference(x, *as_lists(*weights)), expected) < 1e-5
+
+
+@pytest.mark.parametrize("num_columns", [4096 + 37, 128, 32, 5])
+def test_bf16_meets_bf16_in_sums_of_fp32(num_columns):
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.randn(9, num_columns, generator=generator).bfloat16()
+    x = torch.randn(2, num_columns, generator=generator).bfloat16()
+    expected = x.double() @ weight.double().T
+    torch.testing.assert_close(
+        linear(x, Weight(weight)).double(), expected, rtol=2**-8, atol=1e-5 * num_columns
+    )
 
 
 def test_rows_are_counted_only_where_they_can_matter():
@@ -159,4 +180,4 @@ def test_the_operators_keep_torchs_rules(quantization):
     arguments = (x, *values, active, *scales, torch.zeros(3, dtype=torch.int64))
     tests = ("test_schema", "test_faketensor")
     torch.library.opcheck(torch.ops.turbosparse.sparse_ffn.default, arguments, test_utils=tests)
-    torch.library.opcheck(torch.ops.turbosparse.linear.default, (x, *weights[0]), test_utils=tests)
+    torch.library.opcheck(torch.ops.turbosparse.linear.default, (x, *as_lists(*weights)), test_utils=tests)

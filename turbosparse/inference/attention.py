@@ -99,17 +99,16 @@ class Attention:
             block: the layer's part of the cache; the token's key and value are written there.
             positions: of the tokens.
         """
-        query, key, value = (self._heads(x, weight) for weight in (self.query, self.key, self.value))
-        rotated = _rotate(torch.cat([query, key], dim=1), positions)
-        query, key = rotated.split([query.shape[1], key.shape[1]], dim=1)
+        heads = linear(x, self.query, self.key, self.value).unflatten(1, (-1, self.head_dim))
+        num_kv_heads = block.shape[2]
+        rotated, value = heads[:, :-num_kv_heads], heads[:, -num_kv_heads:]
+        rotated = _rotate(rotated, positions)
+        query, key = rotated[:, :-num_kv_heads], rotated[:, -num_kv_heads:]
         sequences = torch.arange(len(x), device=x.device)
         block[0][sequences, :, positions.slots] = key
         block[1][sequences, :, positions.slots] = value
         keys, values = block[:, :, :, positions.first : positions.end]
         return linear(_attend(query, keys, values, positions.mask), self.output)
-
-    def _heads(self, x: Tensor, weight: Weight) -> Tensor:
-        return linear(x, weight).unflatten(1, (-1, self.head_dim))
 
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:

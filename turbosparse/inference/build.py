@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
+from torch import cpu
 
 from turbosparse.scratch import scratch_folder
 
@@ -99,7 +100,11 @@ def _identity(compiler: str) -> str:
 
 
 def _machine_flags() -> tuple[str, ...]:
-    return _X86_FLAGS.get(instruction_set(), ())
+    flags = _X86_FLAGS.get(instruction_set(), ())
+    if instruction_set() != "AVX512":
+        return flags
+    extensions = {"-mavx512bf16": cpu._is_avx512_bf16_supported, "-mavx512vnni": cpu._is_vnni_supported}
+    return flags + tuple(flag for flag, is_supported in extensions.items() if is_supported())
 
 
 def _compile(compiler: str, library: Path) -> None:

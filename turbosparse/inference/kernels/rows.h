@@ -64,6 +64,13 @@ inline float from_bfloat16(uint16_t value) {
   return result;
 }
 
+// Of a value that bf16 holds.
+inline uint16_t to_bfloat16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits >> 16;
+}
+
 // A matrix whose rows are read one by one.
 struct Matrix {
   const uint8_t* data;
@@ -124,6 +131,14 @@ struct BFloat16 {
   static Floats some(const uint8_t* block, int64_t count) {
     return floats(load_some<Halves>(block, 2 * count));
   }
+};
+
+// bf16 weights for tokens of bf16: where the processor multiplies them as they are, a product takes a quarter of
+// the instructions of one of floats.
+struct BFloat16ByPairs : BFloat16 {
+#if defined(__AVX512BF16__)
+  using Input = uint16_t;
+#endif
 };
 
 struct Int8 {
@@ -218,7 +233,10 @@ inline Floats last_products(const uint8_t* row, const float* x, const Group& gro
 
 // Adds the products of as many columns as two registers of floats hold, by pairs.
 inline Ints add_products(Ints total, const uint8_t* row, const int16_t* x) {
-#if defined(__AVX512BW__)
+#if defined(__AVX512VNNI__)
+  const __m512i wide = _mm512_cvtepi8_epi16(load<__m256i>(row));
+  return (Ints)_mm512_dpwssd_epi32((__m512i)total, wide, load<__m512i>(x));
+#elif defined(__AVX512BW__)
   const __m512i wide = _mm512_cvtepi8_epi16(load<__m256i>(row));
   return (Ints)_mm512_add_epi32((__m512i)total, _mm512_madd_epi16(wide, load<__m512i>(x)));
 #elif defined(__AVX2__)
@@ -255,6 +273,32 @@ float dot(const Matrix& matrix, int64_t number, const int16_t* x, const uint8_t*
   for (; column < matrix.num_columns; ++column) last += static_cast<int8_t>(row[column]) * x[column];
   return (sum(total) + static_cast<float>(last)) * matrix.scale(number, 0);
 }
+
+#if defined(__AVX512BF16__)
+// Returns the dot product of a row of bf16 with x [columns], bf16 as well.
+template <class Weights>
+float dot(const Matrix& matrix, int64_t number, const uint16_t* x, const uint8_t* later) {
+  constexpr int64_t kStep = 2 * kLanes, kSums = 4;
+  const auto add = [](Floats total, __m512i row, __m512i tokens) {
+    return (Floats)_mm512_dpbf16_ps((__m512)total, (__m512bh)row, (__m512bh)tokens);
+  };
+  const uint16_t* row = reinterpret_cast<const uint16_t*>(matrix.row(number));
+  Floats sums[kSums] = {};
+  int64_t column = 0;
+  for (; column + kSums * kStep <= matrix.num_columns; column += kSums * kStep) {
+    for (int64_t i = 0; i < kSums; ++i) {
+      const int64_t first = column + i * kStep;
+      __builtin_prefetch(later + 2 * first, 0, 2);
+      sums[i] = add(sums[i], load<__m512i>(row + first), load<__m512i>(x + first));
+    }
+  }
+  for (; column < matrix.num_columns; column += kStep) {
+    const int64_t num_bytes = 2 * std::min(kStep, matrix.num_columns - column);
+    sums[0] = add(sums[0], load_some<__m512i>(row + column, num_bytes), load_some<__m512i>(x + column, num_bytes));
+  }
+  return sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+#endif
 
 // Returns the dot product of a row with x [columns].
 template <class Weights>
@@ -315,34 +359,39 @@ class Tokens {
   using Input = typename Weights::Input;
 
   Tokens(const float* x, int64_t num_tokens, int64_t num_columns) : x_(x), num_columns_(num_columns) {
-    if constexpr (is_integer)
-      for (int64_t token = 0; token < num_tokens; ++token) round(x + token * num_columns);
+    if constexpr (is_narrow)
+      for (int64_t token = 0; token < num_tokens; ++token) narrow(x + token * num_columns);
   }
 
   float dot(const Matrix& matrix, int64_t row, int64_t token, const uint8_t* later) const {
-    if constexpr (is_integer)
-      return turbosparse::dot<Weights>(matrix, row, &integers_[token * num_columns_], later) * scales_[token];
+    if constexpr (is_narrow)
+      return turbosparse::dot<Weights>(matrix, row, &narrow_[token * num_columns_], later) * scales_[token];
     else
       return turbosparse::dot<Weights>(matrix, row, x_ + token * num_columns_, later);
   }
 
  private:
-  static constexpr bool is_integer = std::is_same_v<Input, int16_t>;
+  static constexpr bool is_narrow = !std::is_same_v<Input, float>;
 
-  void round(const float* token) {
-    float largest = 0;
-    for (int64_t i = 0; i < num_columns_; ++i) largest = std::max(largest, std::fabs(token[i]));
-    const float per_unit = largest > 0 ? 32767 / largest : 1;
-    const int64_t first = integers_.size();
-    integers_.resize(first + num_columns_);
-    for (int64_t i = 0; i < num_columns_; ++i)
-      integers_[first + i] = static_cast<int16_t>(token[i] * per_unit + std::copysign(0.5f, token[i]));
-    scales_.push_back(1 / per_unit);
+  void narrow(const float* token) {
+    const int64_t first = narrow_.size();
+    narrow_.resize(first + num_columns_);
+    if constexpr (std::is_same_v<Input, uint16_t>) {
+      for (int64_t i = 0; i < num_columns_; ++i) narrow_[first + i] = to_bfloat16(token[i]);
+      scales_.push_back(1);
+    } else {
+      float largest = 0;
+      for (int64_t i = 0; i < num_columns_; ++i) largest = std::max(largest, std::fabs(token[i]));
+      const float per_unit = largest > 0 ? 32767 / largest : 1;
+      for (int64_t i = 0; i < num_columns_; ++i)
+        narrow_[first + i] = static_cast<int16_t>(token[i] * per_unit + std::copysign(0.5f, token[i]));
+      scales_.push_back(1 / per_unit);
+    }
   }
 
   const float* x_;
   const int64_t num_columns_;
-  std::vector<int16_t> integers_;
+  std::vector<Input> narrow_;
   std::vector<float> scales_;
 };
 

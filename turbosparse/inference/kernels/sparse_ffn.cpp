@@ -37,19 +37,20 @@ Matrix matrix_of(const Tensor& weight, const optional<Tensor>& scales) {
 // Calls `function` with the kind of weight that a tensor's dtype stands for, beside tokens of x's.
 template <class Function>
 void dispatch(const Tensor& weight, const Tensor& x, Function&& function) {
+  const bool is_narrow = x.scalar_type() == at::kBFloat16;
   switch (weight.scalar_type()) {
     case at::kFloat: return function(Float32{});
-    case at::kBFloat16: return function(BFloat16{});
-    case at::kChar: return x.scalar_type() == at::kFloat ? function(Int8{}) : function(Int8ByIntegers{});
+    case at::kBFloat16: return is_narrow ? function(BFloat16ByPairs{}) : function(BFloat16{});
+    case at::kChar: return is_narrow ? function(Int8ByIntegers{}) : function(Int8{});
     case at::kByte: return function(Int4{});
     default: TORCH_CHECK(false, "no CPU kernel for weights of ", weight.scalar_type());
   }
 }
 
-// Threads for a product with a matrix: one where sharing it out takes longer than reading it.
-int num_threads_for(const Matrix& matrix) {
+// Threads for products with so many bytes of weights: one where sharing them out takes longer than reading them.
+int num_threads_for(int64_t num_bytes) {
   constexpr int64_t kWorthSharing = 256 * 1024;
-  return matrix.num_rows * matrix.row_bytes < kWorthSharing ? 1 : at::get_num_threads();
+  return num_bytes < kWorthSharing ? 1 : at::get_num_threads();
 }
 
 // The part of `count` things that falls to a thread.
@@ -184,7 +185,7 @@ void compute(const Call& call, float* output, int64_t* rows_read) {
   Candidates candidates = first_candidates(call);
   const Tokens<Weights> tokens(call.x, call.num_tokens, call.hidden_size());
   const int64_t count = call.num_tokens * call.hidden_size();
-  const int num_threads = num_threads_for(call.gate);
+  const int num_threads = num_threads_for(call.gate.num_rows * call.gate.row_bytes);
   std::vector<float> sums(num_threads * count);
   int64_t num_read[3] = {candidates.size(), 0, 0};
 #pragma omp parallel num_threads(num_threads)
@@ -224,28 +225,39 @@ Tensor sparse_ffn(const Tensor& x, const Tensor& gate, const Tensor& up, const T
   return output.to(x.scalar_type());
 }
 
+// Writes x times each matrix, one beside the other, to output [tokens, rows of all].
 template <class Weights>
-void multiply_all(const Matrix& matrix, const float* x, int64_t num_tokens, float* output) {
-  const Tokens<Weights> tokens(x, num_tokens, matrix.num_columns);
-#pragma omp parallel num_threads(num_threads_for(matrix))
+void multiply_all(const std::vector<Matrix>& matrices, const float* x, int64_t num_tokens, float* output) {
+  const Tokens<Weights> tokens(x, num_tokens, matrices[0].num_columns);
+  int64_t num_rows = 0;
+  for (const Matrix& matrix : matrices) num_rows += matrix.num_rows;
+#pragma omp parallel num_threads(num_threads_for(num_rows * matrices[0].row_bytes))
   {
-    const Share share(matrix.num_rows);
-    for (int64_t row = share.begin; row < share.end; ++row) {
-      const uint8_t* later = matrix.row(std::min(row + kRowsAhead, share.end - 1));
-      for (int64_t token = 0; token < num_tokens; ++token)
-        output[token * matrix.num_rows + row] = tokens.dot(matrix, row, token, later);
+    float* first = output;
+    for (const Matrix& matrix : matrices) {
+      const Share share(matrix.num_rows);
+      for (int64_t row = share.begin; row < share.end; ++row) {
+        const uint8_t* later = matrix.row(std::min(row + kRowsAhead, share.end - 1));
+        for (int64_t token = 0; token < num_tokens; ++token)
+          first[token * num_rows + row] = tokens.dot(matrix, row, token, later);
+      }
+      first += matrix.num_rows;
     }
   }
 }
 
-Tensor linear(const Tensor& x, const Tensor& weight, const optional<Tensor>& scales) {
+Tensor linear(const Tensor& x, at::TensorList weights, at::TensorList scales) {
   const Tensor tokens = x.to(at::kFloat).contiguous();
+  std::vector<Matrix> matrices;
+  for (size_t i = 0; i < weights.size(); ++i)
+    matrices.push_back(matrix_of(weights[i], scales.empty() ? std::nullopt : optional<Tensor>(scales[i])));
   auto sizes = x.sizes().vec();
-  sizes.back() = weight.size(0);
+  sizes.back() = 0;
+  for (const Matrix& matrix : matrices) sizes.back() += matrix.num_rows;
   const Tensor output = at::empty(sizes, tokens.options());
-  dispatch(weight, x, [&](auto weights) {
-    multiply_all<decltype(weights)>(matrix_of(weight, scales), tokens.const_data_ptr<float>(),
-                                    tokens.numel() / tokens.size(-1), output.mutable_data_ptr<float>());
+  dispatch(weights[0], x, [&](auto kind) {
+    multiply_all<decltype(kind)>(matrices, tokens.const_data_ptr<float>(), tokens.numel() / tokens.size(-1),
+                                 output.mutable_data_ptr<float>());
   });
   return output.to(x.scalar_type());
 }
