@@ -17,7 +17,7 @@ from torch import cpu
 from turbosparse.scratch import scratch_folder
 
 SOURCES = Path(__file__).parent / "kernels"
-LIBRARY = "sparse_ffn.so"
+LIBRARY = "kernels.so"
 _FLAGS = ("-O3", "-std=c++20", "-fPIC", "-shared", "-fopenmp", "-Wno-psabi")
 _X86_FLAGS = {"AVX512": ("-march=x86-64-v4",), "AVX2": ("-march=x86-64-v3",)}
 
@@ -111,7 +111,7 @@ def _compile(compiler: str, library: Path) -> None:
     with scratch_folder("building-", library.parent) as place:
         built = place / LIBRARY
         command = [compiler, *_FLAGS, *_machine_flags(), *_torch_flags(), "-o", str(built)]
-        command[1:1] = [str(SOURCES / "sparse_ffn.cpp")]
+        command[1:1] = map(str, sorted(SOURCES.glob("*.cpp")))
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise BuildError(f"{compiler} can't compile the kernels:\n{done.stderr[-2_000:]}")

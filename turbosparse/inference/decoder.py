@@ -6,15 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm
 from transformers import DynamicCache, PreTrainedModel
 
 from turbosparse.errors import DataError, ModelError
-from turbosparse.inference.attention import Attention, KVCache, Positions, PositionTable
+from turbosparse.inference.attention import Attention, KVCache, PositionTable
 from turbosparse.inference.choosing import Sampler, Sampling
 from turbosparse.inference.ffn import DecodingFFN, Mode, RoutedFFN, Traffic, decoding_ffns, prepared
 from turbosparse.inference.modules import MAX_BATCH, check_mode
-from turbosparse.inference.operators import linear
+from turbosparse.inference.operators import Positions, linear, rms_norm
 from turbosparse.inference.quantize import Quantization
 
 GREEDY = Sampling()
@@ -155,4 +154,4 @@ class Decoder:
 
 
 def _normalise(x: Tensor, norm: Any) -> Tensor:
-    return rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)
+    return rms_norm(x, norm.weight, norm.variance_epsilon)

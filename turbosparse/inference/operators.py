@@ -1,4 +1,4 @@
-"""The two operators of sparse decoding, registered with torch as `turbosparse::sparse_ffn` and `::linear`.
+"""The operators of sparse decoding, registered with torch: `turbosparse::sparse_ffn`, `::linear` and others.
 
 Here are their schemas and the slow, obvious reference, which computes wherever there is no faster
 backend: C++ serves the CPU (see build.py), Triton CUDA (see triton_kernels.py). Backends are loaded when
@@ -6,6 +6,7 @@ they are first needed.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 
@@ -24,6 +25,28 @@ _library.define(
     "Tensor(a!)? rows_read=None) -> Tensor"
 )
 _library.define("linear(Tensor x, Tensor[] weights, Tensor[] scales) -> Tensor")
+_library.define("rms_norm(Tensor x, Tensor weight, float epsilon) -> Tensor")
+_library.define(
+    "attend(Tensor heads, Tensor(a!) block, Tensor slots, Tensor cos, Tensor sin, int first, int end, "
+    "Tensor? mask=None) -> Tensor"
+)
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where a step's tokens stand, and what they may look at."""
+
+    slots: Tensor
+    """[sequences], int64."""
+    first: int
+    """The first slot that some token looks at."""
+    end: int
+    """The slot after the last one."""
+    cos: Tensor
+    """[sequences, 1, head dim]; so `sin`."""
+    sin: Tensor
+    mask: Tensor | None
+    """[sequences, 1, 1, end - first], bool; None: all see the same slots."""
 
 
 def sparse_ffn(
@@ -79,6 +102,29 @@ def linear(x: Tensor, *weights: Weight) -> Tensor:
     return output
 
 
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """Returns `x` [..., hidden] divided by its root mean square, times `weight` [hidden]."""
+    has_backend(x.device.type)
+    output: Tensor = torch.ops.turbosparse.rms_norm(x, weight, epsilon)
+    return output
+
+
+def attend(heads: Tensor, block: Tensor, positions: Positions) -> Tensor:
+    """Returns what each token's queries see: [sequences, heads * head dim].
+
+    Args:
+        heads: one token's queries, keys and values per sequence, not rotated yet:
+            [sequences, heads + 2 * kv heads, head dim].
+        block: keys and values of one layer, [2, sequences, kv heads, slots, head dim]; the tokens' own are
+            written there.
+        positions: of the tokens.
+    """
+    has_backend(heads.device.type)
+    where = positions.slots, positions.cos, positions.sin, positions.first, positions.end, positions.mask
+    output: Tensor = torch.ops.turbosparse.attend(heads, block, *where)
+    return output
+
+
 @cache
 def has_backend(device: str) -> bool:
     """Returns whether the operators have more than their reference on a device, loaded from here on."""
@@ -119,12 +165,49 @@ def linear_reference(x: Tensor, weights: Sequence[Tensor], scales: Sequence[Tens
     return torch.cat([x.float() @ dequantize(matrix).float().T for matrix in matrices], dim=-1).to(x.dtype)
 
 
+def rms_norm_reference(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """Computes what `rms_norm` says."""
+    return functional.rms_norm(x, (x.shape[-1],), weight, epsilon)
+
+
+def attend_reference(
+    heads: Tensor,
+    block: Tensor,
+    slots: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    first: int,
+    end: int,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Computes what `attend` says, with plain products.
+
+    Torch's own fused attention takes six times as long for one token (943 µs against 161, 32 heads over
+    129 tokens of bf16, one core).
+    """
+    num_kv_heads = block.shape[2]
+    turned, value = heads[:, :-num_kv_heads], heads[:, -num_kv_heads:]
+    left, right = turned.chunk(2, dim=-1)
+    turned = turned * cos + torch.cat([-right, left], dim=-1) * sin
+    sequences = torch.arange(len(heads), device=heads.device)
+    block[0][sequences, :, slots] = turned[:, -num_kv_heads:]
+    block[1][sequences, :, slots] = value
+    keys, values = block[:, :, :, first:end]
+    queries = turned[:, :-num_kv_heads].unflatten(1, (num_kv_heads, -1))
+    scores = (queries @ keys.transpose(2, 3)).float() * heads.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return (scores.softmax(dim=-1).to(values.dtype) @ values).flatten(1)
+
+
 def _rows(values: Tensor, scales: Tensor | None, rows: Tensor) -> Tensor:
     return dequantize(Weight(values[rows], None if scales is None else scales[rows])).float()
 
 
 _library.impl("sparse_ffn", sparse_ffn_reference, "CompositeExplicitAutograd")
 _library.impl("linear", linear_reference, "CompositeExplicitAutograd")
+_library.impl("rms_norm", rms_norm_reference, "CompositeExplicitAutograd")
+_library.impl("attend", attend_reference, "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("turbosparse::sparse_ffn")
@@ -135,3 +218,13 @@ def _(x: Tensor, *_: Tensor | None) -> Tensor:
 @torch.library.register_fake("turbosparse::linear")
 def _(x: Tensor, weights: Sequence[Tensor], scales: Sequence[Tensor]) -> Tensor:  # noqa: ARG001 - the schema's
     return x.new_empty(*x.shape[:-1], sum(map(len, weights)))
+
+
+@torch.library.register_fake("turbosparse::rms_norm")
+def _(x: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.register_fake("turbosparse::attend")
+def _(heads: Tensor, block: Tensor, *_: object) -> Tensor:
+    return heads.new_empty(len(heads), (heads.shape[1] - 2 * block.shape[2]) * heads.shape[2])
