@@ -5,11 +5,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, relu
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from turbosparse.inference.memory import use_huge_pages
-from turbosparse.inference.operators import linear, sparse_ffn
+from turbosparse.inference.operators import linear, predict, sparse_ffn
 from turbosparse.inference.quantize import Quantization, Weight, quantize
 from turbosparse.model.drelu import Activation
 from turbosparse.model.mistral import GatedFFN
@@ -53,7 +53,7 @@ class PredictorWeights:
 
     def predict(self, x: Tensor) -> Tensor:
         """Returns which neurons are predicted active: [tokens, intermediate], for `x` [tokens, hidden]."""
-        return linear(relu(linear(x, self.fc1)), self.fc2) > self.threshold
+        return predict(x, self.fc1, self.fc2, self.threshold)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,10 @@ _library.define(
     "Tensor(a!)? rows_read=None) -> Tensor"
 )
 _library.define("linear(Tensor x, Tensor[] weights, Tensor[] scales) -> Tensor")
+_library.define(
+    "predict(Tensor x, Tensor fc1, Tensor fc2, Tensor fc1_scales, Tensor fc2_scales, float threshold) "
+    "-> Tensor"
+)
 _library.define("rms_norm(Tensor x, Tensor weight, float epsilon) -> Tensor")
 _library.define(
     "attend(Tensor heads, Tensor(a!) block, Tensor slots, Tensor cos, Tensor sin, int first, int end, "
@@ -102,6 +106,21 @@ def linear(x: Tensor, *weights: Weight) -> Tensor:
     return output
 
 
+def predict(x: Tensor, fc1: Weight, fc2: Weight, threshold: float) -> Tensor:
+    """Returns which neurons a predictor takes to be active: [tokens, intermediate], bool.
+
+    Args:
+        x: [tokens, hidden].
+        fc1: [rank, hidden], quantised.
+        fc2: [intermediate, rank], quantised.
+        threshold: the logit above which a neuron is predicted active.
+    """
+    has_backend(x.device.type)
+    weights = fc1.values, fc2.values, fc1.scales, fc2.scales
+    active: Tensor = torch.ops.turbosparse.predict(x, *weights, threshold)
+    return active
+
+
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """Returns `x` [..., hidden] divided by its root mean square, times `weight` [hidden]."""
     has_backend(x.device.type)
@@ -165,6 +184,14 @@ def linear_reference(x: Tensor, weights: Sequence[Tensor], scales: Sequence[Tens
     return torch.cat([x.float() @ dequantize(matrix).float().T for matrix in matrices], dim=-1).to(x.dtype)
 
 
+def predict_reference(
+    x: Tensor, fc1: Tensor, fc2: Tensor, fc1_scales: Tensor, fc2_scales: Tensor, threshold: float
+) -> Tensor:
+    """Computes what `predict` says, plainly, in fp32."""
+    hidden = relu(x.float() @ dequantize(Weight(fc1, fc1_scales)).T)
+    return hidden @ dequantize(Weight(fc2, fc2_scales)).T > threshold
+
+
 def rms_norm_reference(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """Computes what `rms_norm` says."""
     return functional.rms_norm(x, (x.shape[-1],), weight, epsilon)
@@ -206,6 +233,7 @@ def _rows(values: Tensor, scales: Tensor | None, rows: Tensor) -> Tensor:
 
 _library.impl("sparse_ffn", sparse_ffn_reference, "CompositeExplicitAutograd")
 _library.impl("linear", linear_reference, "CompositeExplicitAutograd")
+_library.impl("predict", predict_reference, "CompositeExplicitAutograd")
 _library.impl("rms_norm", rms_norm_reference, "CompositeExplicitAutograd")
 _library.impl("attend", attend_reference, "CompositeExplicitAutograd")
 
@@ -218,6 +246,11 @@ def _(x: Tensor, *_: Tensor | None) -> Tensor:
 @torch.library.register_fake("turbosparse::linear")
 def _(x: Tensor, weights: Sequence[Tensor], scales: Sequence[Tensor]) -> Tensor:  # noqa: ARG001 - the schema's
     return x.new_empty(*x.shape[:-1], sum(map(len, weights)))
+
+
+@torch.library.register_fake("turbosparse::predict")
+def _(x: Tensor, _: Tensor, fc2: Tensor, *__: object) -> Tensor:
+    return x.new_empty(len(x), len(fc2), dtype=torch.bool)
 
 
 @torch.library.register_fake("turbosparse::rms_norm")

@@ -20,24 +20,35 @@ namespace {
 using at::Tensor;
 using std::optional;
 
+// The compiler makes vectors of these, and none of c10::BFloat16's own conversions.
+inline float to_float(float value) { return value; }
+inline float to_float(at::BFloat16 value) { return from_bfloat16(value.x); }
+inline void assign(float& to, float value) { to = value; }
+inline void assign(at::BFloat16& to, float value) { to.x = to_bfloat16(value); }
+
 template <class Scalar>
 void normalise(const Scalar* x, const Scalar* weight, int64_t count, float epsilon, Scalar* output) {
   float squares = 0;
 #pragma omp simd reduction(+ : squares)
-  for (int64_t i = 0; i < count; ++i) squares += static_cast<float>(x[i]) * static_cast<float>(x[i]);
+  for (int64_t i = 0; i < count; ++i) squares += to_float(x[i]) * to_float(x[i]);
   const float scale = 1 / std::sqrt(squares / count + epsilon);
-  for (int64_t i = 0; i < count; ++i)
-    output[i] = static_cast<Scalar>(static_cast<float>(x[i]) * scale * static_cast<float>(weight[i]));
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) assign(output[i], to_float(x[i]) * scale * to_float(weight[i]));
 }
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double epsilon) {
   const Tensor tokens = x.contiguous(), output = at::empty_like(tokens);
   const int64_t count = tokens.size(-1);
-  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "rms_norm", [&] {
+  const auto compute = [&](auto scalar) {
+    using Scalar = decltype(scalar);
     for (int64_t token = 0; token < tokens.numel() / count; ++token)
-      normalise(tokens.const_data_ptr<scalar_t>() + token * count, weight.const_data_ptr<scalar_t>(), count,
-                epsilon, output.mutable_data_ptr<scalar_t>() + token * count);
-  });
+      normalise(tokens.const_data_ptr<Scalar>() + token * count, weight.const_data_ptr<Scalar>(), count, epsilon,
+                output.mutable_data_ptr<Scalar>() + token * count);
+  };
+  if (x.scalar_type() == at::kBFloat16)
+    compute(at::BFloat16());
+  else
+    compute(float{});
   return output;
 }
 
@@ -66,10 +77,11 @@ template <class Scalar>
 void rotate(const Step<Scalar>& step, const Scalar* head, int64_t sequence, Scalar* output) {
   const Scalar *cos = step.cos + sequence * step.head_dim, *sin = step.sin + sequence * step.head_dim;
   const int64_t half = step.head_dim / 2;
-  for (int64_t i = 0; i < step.head_dim; ++i) {
-    const float turned = i < half ? -static_cast<float>(head[i + half]) : static_cast<float>(head[i - half]);
-    output[i] = static_cast<Scalar>(static_cast<float>(head[i]) * static_cast<float>(cos[i]) +
-                                    turned * static_cast<float>(sin[i]));
+#pragma omp simd
+  for (int64_t i = 0; i < half; ++i) {
+    const float left = to_float(head[i]), right = to_float(head[i + half]);
+    assign(output[i], left * to_float(cos[i]) - right * to_float(sin[i]));
+    assign(output[i + half], right * to_float(cos[i + half]) + left * to_float(sin[i + half]));
   }
 }
 

@@ -64,11 +64,11 @@ inline float from_bfloat16(uint16_t value) {
   return result;
 }
 
-// Of a value that bf16 holds.
+// Rounds to the nearest, ties to even; what is not a number stays so.
 inline uint16_t to_bfloat16(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
-  return bits >> 16;
+  return value == value ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0;
 }
 
 // A matrix whose rows are read one by one.

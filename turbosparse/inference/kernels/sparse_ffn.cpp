@@ -1,4 +1,4 @@
-// The CPU backend of turbosparse::sparse_ffn and turbosparse::linear (see ../operators.py).
+// The CPU backend of turbosparse::sparse_ffn, turbosparse::linear and turbosparse::predict (see ../operators.py).
 //
 // Work is shared out among OpenMP's threads statically and sums are added in a fixed order: results are the
 // same bits for the same number of threads.
@@ -9,6 +9,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <bit>
 #include <optional>
 #include <vector>
 
@@ -80,28 +81,38 @@ struct Call {
   int64_t intermediate_size() const { return gate.num_rows; }
 };
 
-// Returns for each neuron whether some token asks for it.
-std::vector<uint8_t> asked_for(const Call& call) {
-  std::vector<uint8_t> asked(call.intermediate_size(), call.active == nullptr);
-  for (int64_t token = 0; call.active && token < call.num_tokens; ++token)
-    for (int64_t neuron = 0; neuron < call.intermediate_size(); ++neuron)
-      asked[neuron] |= call.active[token * call.intermediate_size() + neuron];
-  return asked;
+// Appends the neurons whose byte of `asked` is set. Eight bytes are looked at together: most are zero.
+void append_set(const uint8_t* asked, int64_t count, std::vector<int64_t>& neurons) {
+  int64_t neuron = 0;
+  for (; neuron + 8 <= count; neuron += 8)
+    for (uint64_t word = load<uint64_t>(asked + neuron); word != 0; word &= word - 1)
+      neurons.push_back(neuron + std::countr_zero(word) / 8);
+  for (; neuron < count; ++neuron)
+    if (asked[neuron]) neurons.push_back(neuron);
+}
+
+// Returns the neurons that some token asks for.
+std::vector<int64_t> asked_for(const Call& call) {
+  const int64_t count = call.intermediate_size();
+  const uint8_t* active = reinterpret_cast<const uint8_t*>(call.active);
+  std::vector<int64_t> neurons;
+  neurons.reserve(count);
+  if (active == nullptr) {
+    for (int64_t neuron = 0; neuron < count; ++neuron) neurons.push_back(neuron);
+    return neurons;
+  }
+  std::vector<uint8_t> asked(active, active + count);
+  for (int64_t token = 1; token < call.num_tokens; ++token)
+    for (int64_t neuron = 0; neuron < count; ++neuron) asked[neuron] |= active[token * count + neuron];
+  append_set(asked.data(), count, neurons);
+  return neurons;
 }
 
 Candidates first_candidates(const Call& call) {
-  const std::vector<uint8_t> asked = asked_for(call);
-  Candidates all;
-  all.neurons.resize(call.intermediate_size());
-  int64_t count = 0;
-  for (int64_t neuron = 0; neuron < call.intermediate_size(); ++neuron) {
-    all.neurons[count] = neuron;  // overwritten unless asked for: there is no branch to mispredict
-    count += asked[neuron];
-  }
-  all.neurons.resize(count);
-  all.values.assign(count * call.num_tokens, 1.0f);
+  Candidates all{.neurons = asked_for(call), .values = {}};
+  all.values.assign(all.size() * call.num_tokens, 1.0f);
   if (call.active == nullptr || call.num_tokens == 1) return all;
-  for (int64_t i = 0; i < count; ++i)
+  for (int64_t i = 0; i < all.size(); ++i)
     for (int64_t token = 0; token < call.num_tokens; ++token)
       all.values[i * call.num_tokens + token] =
           call.active[token * call.intermediate_size() + all.neurons[i]];
@@ -262,10 +273,29 @@ Tensor linear(const Tensor& x, at::TensorList weights, at::TensorList scales) {
   return output.to(x.scalar_type());
 }
 
+// Returns which neurons a predictor's logits put above a threshold: [tokens, intermediate], bool.
+Tensor predict(const Tensor& x, const Tensor& fc1, const Tensor& fc2, const Tensor& fc1_scales,
+               const Tensor& fc2_scales, double threshold) {
+  const Tensor tokens = x.to(at::kFloat).contiguous();
+  const int64_t num_tokens = tokens.size(0), rank = fc1.size(0), num_neurons = fc2.size(0);
+  std::vector<float> hidden(num_tokens * rank), logits(num_tokens * num_neurons);
+  const Tensor active = at::empty({num_tokens, num_neurons}, tokens.options().dtype(at::kBool));
+  dispatch(fc1, x, [&](auto kind) {
+    using Weights = decltype(kind);
+    multiply_all<Weights>({matrix_of(fc1, fc1_scales)}, tokens.const_data_ptr<float>(), num_tokens, hidden.data());
+    for (float& value : hidden) value = std::max(0.0f, value);
+    multiply_all<Weights>({matrix_of(fc2, fc2_scales)}, hidden.data(), num_tokens, logits.data());
+  });
+  bool* output = active.mutable_data_ptr<bool>();
+  for (size_t i = 0; i < logits.size(); ++i) output[i] = logits[i] > threshold;
+  return active;
+}
+
 }  // namespace
 }  // namespace turbosparse
 
 TORCH_LIBRARY_IMPL(turbosparse, CPU, library) {
   library.impl("sparse_ffn", TORCH_FN(turbosparse::sparse_ffn));
   library.impl("linear", TORCH_FN(turbosparse::linear));
+  library.impl("predict", TORCH_FN(turbosparse::predict));
 }
