@@ -99,7 +99,7 @@ def test_turns_are_of_like_length_and_ratios_are_of_rounds(monkeypatch):
 @pytest.fixture(scope="module")
 def report():
     threads = torch.get_num_threads()
-    plan = DecodePlan(SMALL, replace(SMALL, num_experts=4), num_rounds=2, with_peer=False)
+    plan = DecodePlan(SMALL, replace(SMALL, num_experts=4), low_rank=16, num_rounds=2, with_peer=False)
     found = measure_decoding(plan)
     assert torch.get_num_threads() == threads
     return found
@@ -113,6 +113,9 @@ def test_the_report_has_what_is_promised(report):
         assert model["exact"] > 0 and model["predicted"] > 0
         assert (model["predictor_rank"], model["predictor_dtype"]) == (32, "int8")
         assert model["predicted_byte_ratio"] > model["exact_byte_ratio"] > 1
+    low_rank = report["mistral"]["low_rank"]
+    assert low_rank["predictor_rank"] == 16
+    assert low_rank["predicted_byte_ratio"] > report["mistral"]["predicted_byte_ratio"]
     assert report["memory_bandwidth_bytes_per_second"] > 1e8
     assert report["llama_cpp_ratio"] is None and "llama_cpp_ratio" in report["why"]
     json.dumps(report, allow_nan=False)
@@ -120,7 +123,7 @@ def test_the_report_has_what_is_promised(report):
 
 def test_the_table_has_ours_and_the_papers_rows(report, tmp_path):
     rows = list(decoding_rows(report))
-    assert len(rows) == 3 * len(report["bandwidth"]) * 4 - len(report["bandwidth"])  # int4 has no F.linear
+    assert len(rows) == 4 * len(report["bandwidth"]) * 4 - len(report["bandwidth"])  # int4 has no F.linear
     assert all(len(row) == 8 for row in [*rows, *paper_rows()])
     files = write_decoding(report, tmp_path)
     text = files[0].read_text()

@@ -3,7 +3,7 @@
 import platform
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ class DecodePlan:
 
     mistral: Shape = MISTRAL
     mixtral: Shape = MIXTRAL
+    low_rank: int = 512
+    """Rank of Mistral's predictors in a second measurement: what smaller ones than the released gain."""
     num_rounds: int = 9
     """Medians are over these; in each, all ways run by turns."""
     with_peer: bool = True
@@ -85,7 +87,8 @@ def measure_decoding(plan: DecodePlan) -> dict[str, Any]:
     Returns:
         memory_bandwidth_bytes_per_second; kernel: by active ratio, the sparse FFN's speed over the best
         dense one's in bf16, and its share of the ratio of bytes; mistral, mixtral: `exact` and
-        `predicted` over the best dense decoder in bf16, mixtral's in int4 too; all with all threads.
+        `predicted` over the best dense decoder in bf16, mistral's with predictors of a lower rank and
+        mixtral's in int4 too; all with all threads.
         llama_cpp_ratio: our predicted speed over dense llama.cpp's, Mistral in bf16. kernels, models:
         everything measured, by precision and number of threads. num_processors_used: processor time over
         time; far below 1, others had the machine, and figures are theirs too. What is null has its `why`.
@@ -93,6 +96,8 @@ def measure_decoding(plan: DecodePlan) -> dict[str, Any]:
     bench, started = DecodeBench(plan), (time.perf_counter(), time.process_time())
     kernels = bench.kernels()
     mistral = bench.models(plan.mistral, ("bf16",))
+    low_ranked = replace(plan.mistral, predictor_rank=plan.low_rank)
+    mistral_low_rank = bench.models(low_ranked, ("bf16",))
     mixtral = bench.models(plan.mixtral, ("bf16", "int4"))
     most = bench.threads[-1]
     seconds, processor_seconds = time.perf_counter() - started[0], time.process_time() - started[1]
@@ -103,13 +108,18 @@ def measure_decoding(plan: DecodePlan) -> dict[str, Any]:
             for ratio, found in kernels["bf16"][most].items()
             if ratio not in ("dense", "best_dense")
         },
-        "mistral": _summary(plan.mistral, mistral["bf16"][most]),
+        "mistral": _summary(plan.mistral, mistral["bf16"][most])
+        | {"low_rank": _summary(low_ranked, mistral_low_rank["bf16"][most])},
         "mixtral": _summary(plan.mixtral, mixtral["bf16"][most])
         | {"int4": _summary(plan.mixtral, mixtral["int4"][most])},
         "llama_cpp_ratio": mistral["bf16"][most]["llama_cpp_ratio"],
         "bandwidth": bench.bandwidth,
         "kernels": kernels,
-        "models": {"mistral": mistral, "mixtral": mixtral},
+        "models": {
+            "mistral": mistral,
+            f"mistral, rank {plan.low_rank}": mistral_low_rank,
+            "mixtral": mixtral,
+        },
         "machine": describe_machine(),
         "num_threads": most,
         "num_rounds": plan.num_rounds,
