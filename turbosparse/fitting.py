@@ -19,9 +19,10 @@ from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.errors import DataError, ModelError
 from turbosparse.export.huggingface import check_target, copy_tokenizer
 from turbosparse.inference.sampled_documents import sample_documents
+from turbosparse.model.device import on_best_device
 from turbosparse.model.folder import check_model_folder, load_model, save_model
 from turbosparse.model.released import RELEASED_TYPES
-from turbosparse.predictors.post_hoc import fit_predictors, fitted_records, roomy_device
+from turbosparse.predictors.post_hoc import fit_predictors, fitted_records
 from turbosparse.predictors.quality import measure_quality
 from turbosparse.predictors.ranks import ranks_of
 from turbosparse.predictors.states import first_tokens, plan_passes
@@ -72,7 +73,7 @@ def fit_folder(
     _check_is_sparse(check_model_folder(source), config)
     check_target(target)
     model = load_model(source)
-    model.to(roomy_device(model))
+    on_best_device(model)
     plan_passes(model, config)  # A disk budget that is too small is refused before text is sampled.
     found = fitting_text(model, source, text, config, on_progress)
     ranks = ranks_of(model, first_tokens(found.train, config.threshold.num_tokens), config)

@@ -87,14 +87,17 @@ class DecodingFFN:
 class RoutedFFN:
     """A Mixtral layer's router and experts."""
 
-    router: torch.nn.Module
+    router: Weight
+    num_chosen: int
+    """Experts per token."""
     experts: list[DecodingFFN]
 
     def __call__(self, x: Tensor, read: Tensor) -> Tensor:
         """Maps `x` [tokens, hidden] to each token's weighted sum over its experts."""
-        _, weights, routed = self.router(x)
+        logits, routed = linear(x, self.router).float().topk(self.num_chosen)
+        weights = logits.softmax(dim=-1)  # of the chosen alone: as all experts' shares, made to sum to 1
         if len(x) == 1:
-            return self._one_token(x, read, weights[0], routed[0].tolist())
+            return self._one_token(x, read, weights[0].tolist(), routed[0].tolist())
         output = torch.zeros_like(x)
         for expert in sorted({expert for token in routed.tolist() for expert in token}):
             chosen = routed == expert
@@ -104,10 +107,12 @@ class RoutedFFN:
             output.index_add_(0, token, (expert_output * share).to(x.dtype))
         return output
 
-    def _one_token(self, x: Tensor, read: Tensor, weights: Tensor, experts: list[int]) -> Tensor:
+    def _one_token(self, x: Tensor, read: Tensor, weights: list[float], experts: list[int]) -> Tensor:
         # Picking tokens would take a tenth of two experts' time.
-        outputs = [self.experts[expert](x, read) for expert in experts]
-        return (torch.cat(outputs) * weights[:, None]).sum(dim=0, keepdim=True).to(x.dtype)
+        output = torch.zeros_like(x)
+        for weight, expert in zip(weights, experts, strict=True):
+            output.add_(self.experts[expert](x, read), alpha=weight)
+        return output
 
 
 def decoding_ffns(
@@ -136,8 +141,10 @@ class Preparation:
     def layer(self, ffn: torch.nn.Module, threshold: float) -> DecodingFFN | RoutedFFN:
         """Returns one layer's FFN, a router and its experts included."""
         if isinstance(ffn, TurboSparseMixtralBlock):
-            experts = range(ffn.experts.num_experts)
-            return RoutedFFN(ffn.gate, [self._expert(ffn.experts, number, threshold) for number in experts])
+            experts = [
+                self._expert(ffn.experts, number, threshold) for number in range(ffn.experts.num_experts)
+            ]
+            return RoutedFFN(prepared(ffn.gate.weight, "none"), ffn.gate.top_k, experts)
         assert isinstance(ffn, GatedFFN)
         weights = ffn.gate_proj.weight, ffn.up_proj.weight, ffn.down_proj.weight
         predictor = None

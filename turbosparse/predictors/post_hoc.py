@@ -74,16 +74,6 @@ def devices() -> list[torch.device]:
     return gpus or [torch.device("cpu")]
 
 
-def roomy_device(model: PreTrainedModel) -> torch.device:
-    """Returns a GPU with room for a model and half of it again, or the CPU: 47B in fp32 fit on no GPU."""
-    needed_bytes = 1.5 * sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    torch.cuda.empty_cache()  # without a GPU this does nothing
-    for device in devices():
-        if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] > needed_bytes:
-            return device
-    return torch.device("cpu")
-
-
 def fitted_records(model: PreTrainedModel, work: Path) -> list[dict[str, Any]]:
     """Returns each finished predictor's held-back loss, epochs and rows, in the order of layers."""
     records = []

@@ -17,8 +17,9 @@ from turbosparse.config.resolve import merge
 from turbosparse.errors import DataError
 from turbosparse.fitting import SEED, FittingText, fitting_text
 from turbosparse.model.convert import with_predictors
+from turbosparse.model.device import on_best_device
 from turbosparse.model.folder import load_model
-from turbosparse.predictors.post_hoc import fit_predictors, fitted_records, roomy_device
+from turbosparse.predictors.post_hoc import fit_predictors, fitted_records
 from turbosparse.predictors.quality import measure_quality
 from turbosparse.predictors.ranks import ranks_of
 from turbosparse.predictors.states import first_tokens
@@ -66,7 +67,7 @@ def reproduce(request: Request) -> Reproduction:
     ((label, folder),) = folders.items()
     config = _configured(request)
     model = load_model(folder)
-    model.to(roomy_device(model))
+    on_best_device(model)
     text = fitting_text(model, folder, request.text, config, request.listener.on_progress)
     ranks = ranks_of(model, first_tokens(text.train, config.threshold.num_tokens), config)
     arms = [_fit_jointly(model, text, config, ranks), _fit_post_hoc(model, text, config, ranks, request)]

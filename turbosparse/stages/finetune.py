@@ -16,8 +16,9 @@ from turbosparse.data.conversations import read_conversations
 from turbosparse.data.sft_stream import conversation_tokens
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.export.huggingface import copy_tokenizer
+from turbosparse.model.device import on_best_device
 from turbosparse.model.folder import check_model_folder, load_model, save_model
-from turbosparse.predictors.post_hoc import fit_predictors, fitted_records, roomy_device
+from turbosparse.predictors.post_hoc import fit_predictors, fitted_records
 from turbosparse.predictors.quality import measure_quality
 from turbosparse.predictors.ranks import ranks_of
 from turbosparse.predictors.states import first_tokens
@@ -70,7 +71,7 @@ def _sized(config: PredictorConfig, source: Path, data: Path) -> PredictorConfig
     if config.rank is not None:
         return config
     model = load_model(source)
-    model.to(roomy_device(model))
+    on_best_device(model)
     # The model does not know the chat template's tokens yet; text it knows is text for this.
     known = (window[window < model.config.vocab_size] for window in conversation_tokens(data))
     ranks = ranks_of(model, first_tokens(known, config.threshold.num_tokens), config)
@@ -87,7 +88,7 @@ def _fit(
 ) -> dict[str, Any]:
     """Gives the tuned model predictors, fitted to the conversations that it was tuned on."""
     model = load_model(folder)
-    model.to(roomy_device(model))
+    on_best_device(model)
     work, draft = workspace.state / "predictors", workspace.state / "with-predictors"
     windows = partial(conversation_tokens, data)
     ranks = ranks_of(model, (), config)
@@ -101,7 +102,7 @@ def _fit(
 
 def _report(folder: Path, data: Path, config: PredictorConfig) -> dict[str, Any]:
     model = load_model(folder)
-    model.to(roomy_device(model))
+    on_best_device(model)
     windows = _held_back(folder, data / "held_back.jsonl", model)
     num_tokens = config.threshold.num_tokens
     chosen = choose_thresholds(model, list(first_tokens(windows[::2], num_tokens)), config.threshold)
