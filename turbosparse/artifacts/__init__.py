@@ -3,7 +3,8 @@
 from turbosparse.artifacts.attempts import Workspace
 from turbosparse.artifacts.manifest import ArtifactSpec, FileRecord, Manifest
 from turbosparse.artifacts.origins import fetch_origin, origin_of
-from turbosparse.artifacts.store import Artifact, Store
+from turbosparse.artifacts.reading import Artifact, StoreReader
+from turbosparse.artifacts.store import Store
 
 __all__ = [
     "Artifact",
@@ -11,6 +12,7 @@ __all__ = [
     "FileRecord",
     "Manifest",
     "Store",
+    "StoreReader",
     "Workspace",
     "fetch_origin",
     "origin_of",

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 from turbosparse.artifacts.manifest import Manifest
 from turbosparse.artifacts.place import Place
-from turbosparse.artifacts.store import MANIFEST, Store
+from turbosparse.artifacts.reading import MANIFEST
+from turbosparse.artifacts.store import Store
 
 
 def find_garbage(store: Store, kept: Collection[str], min_age: timedelta) -> list[Manifest]:

@@ -1,10 +1,10 @@
 """Committed artifacts as specifications again, so that others can be made from them."""
 
 from turbosparse.artifacts.manifest import ArtifactSpec
-from turbosparse.artifacts.store import Store
+from turbosparse.artifacts.reading import StoreReader
 
 
-def spec_of(store: Store, name: str) -> ArtifactSpec:
+def spec_of(store: StoreReader, name: str) -> ArtifactSpec:
     """Returns the specification that a committed artifact was made from, its ancestors' included.
 
     Args:
@@ -17,7 +17,7 @@ def spec_of(store: Store, name: str) -> ArtifactSpec:
     return _spec_of(store, name, {})
 
 
-def _spec_of(store: Store, name: str, known: dict[str, ArtifactSpec]) -> ArtifactSpec:
+def _spec_of(store: StoreReader, name: str, known: dict[str, ArtifactSpec]) -> ArtifactSpec:
     if name in known:
         return known[name]
     manifest = store.load(name).manifest

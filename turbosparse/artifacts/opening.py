@@ -1,6 +1,7 @@
 """An artifact by its URI alone, wherever its root is."""
 
-from turbosparse.artifacts.store import Artifact, Store
+from turbosparse.artifacts.reading import Artifact
+from turbosparse.artifacts.store import Store
 from turbosparse.errors import DataError
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from turbosparse.artifacts import ArtifactSpec, Manifest, Store, Workspace
+from turbosparse.artifacts import ArtifactSpec, Manifest, Store, StoreReader, Workspace
 from turbosparse.config.data import DataConfig
 from turbosparse.data.collect import Group, collect_documents, refused_by_strict
 from turbosparse.data.corpora import Corpora
@@ -187,7 +187,7 @@ def _write_held_back(
                 stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def merge_index(store: Store, tokens: Iterable[Manifest]) -> list[dict[str, Any]]:
+def merge_index(store: StoreReader, tokens: Iterable[Manifest]) -> list[dict[str, Any]]:
     """Returns the shards of all groups, in the groups' order, with paths relative to `<root>/tokens`."""
     shards = []
     for manifest in tokens:

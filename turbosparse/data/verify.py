@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from streaming.base.format import reader_from_json
 
-from turbosparse.artifacts import Manifest, Store
+from turbosparse.artifacts import Manifest, StoreReader
 from turbosparse.data.corpus import merge_index
 from turbosparse.data.layout import INDEX_NAME, SHARDS_NAME, TOKENIZER_NAME, TOKENS
 from turbosparse.data.mixture_files import MixtureRecord, read_mixture
@@ -52,7 +52,9 @@ class _Source:
         }
 
 
-def verify_corpus(store: Store, manifest: Manifest, on_group: Callable[[int, int], None]) -> dict[str, Any]:
+def verify_corpus(
+    store: StoreReader, manifest: Manifest, on_group: Callable[[int, int], None]
+) -> dict[str, Any]:
     """Reads every sequence of a prepared corpus.
 
     Args:
@@ -94,7 +96,7 @@ def _check_index(shards: list[dict[str, Any]], expected: list[dict[str, Any]]) -
         )
 
 
-def _sequences(store: Store, group: Manifest) -> Iterator[NDArray[Any]]:
+def _sequences(store: StoreReader, group: Manifest) -> Iterator[NDArray[Any]]:
     """Yields a group's sequences; its files are compared with their digests first."""
     folder = store.fetch(group) / SHARDS_NAME
     for shard in read_shards(folder / INDEX_NAME):

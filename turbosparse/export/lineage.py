@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from turbosparse.artifacts import Manifest, Store
-from turbosparse.artifacts.store import MANIFEST
+from turbosparse.artifacts.reading import MANIFEST
 
 
 def lineage_of(model_folder: Path) -> list[Manifest]:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from turbosparse.artifacts import Manifest, Store
+from turbosparse.artifacts import Manifest, StoreReader
 from turbosparse.artifacts.opening import open_artifact
-from turbosparse.artifacts.store import MANIFEST
+from turbosparse.artifacts.reading import MANIFEST
 from turbosparse.errors import ArtifactError
 
 LAST_KINDS = ("export", "evaluate", "finetune", "pretrain")
@@ -18,7 +18,7 @@ LAST_KINDS = ("export", "evaluate", "finetune", "pretrain")
 class PipelineRun:
     """An artifact and all that it was made from."""
 
-    store: Store
+    store: StoreReader
     last: Manifest
     stages: dict[str, Manifest]
     """By kind: of several, the one nearest to the last."""
@@ -63,11 +63,11 @@ def open_pipeline(where: str) -> PipelineRun:
     return PipelineRun(store, last, stages, _base_evaluation(store, stages))
 
 
-def _last(where: str) -> tuple[Store, Manifest]:
+def _last(where: str) -> tuple[StoreReader, Manifest]:
     if _is_artifact(where):
         artifact = open_artifact(where)
         return artifact.store, artifact.manifest
-    store = Store(where)
+    store = StoreReader(where)
     manifests = store.manifests()
     for kind in LAST_KINDS:
         found = [manifest for manifest in manifests if manifest.kind == kind]
@@ -85,7 +85,7 @@ def _is_artifact(where: str) -> bool:
     )
 
 
-def _base_evaluation(store: Store, stages: dict[str, Manifest]) -> Manifest | None:
+def _base_evaluation(store: StoreReader, stages: dict[str, Manifest]) -> Manifest | None:
     """Returns the newest evaluation of the model that was converted, by its artifact or its digest."""
     base, converted = stages.get("base"), stages.get("convert")
     source = converted.inputs.get("source") if converted else None

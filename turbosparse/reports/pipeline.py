@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from turbosparse.artifacts import Artifact, ArtifactSpec, Workspace
+from turbosparse.artifacts import Artifact, ArtifactSpec, Store, Workspace
 from turbosparse.artifacts.lineage import spec_of
 from turbosparse.reports.lineage import PipelineRun, open_pipeline
 from turbosparse.reports.page import Block, Figures, Page, Picture, Section, Table, Text, write_page
@@ -45,7 +45,7 @@ def make_pipeline_page(where: str) -> Artifact:
         write_page(page, workspace.folder / REPORT_NAME)
         return {"num_sections": len(page.sections)}
 
-    return run.store.produce(ArtifactSpec("report", 1, {}, parents), build)
+    return Store(run.store.root).produce(ArtifactSpec("report", 1, {}, parents), build)
 
 
 def pipeline_page(run: PipelineRun) -> Page:

@@ -6,7 +6,7 @@ from typing import Any
 
 from turbosparse.analysis.report import report_analysis
 from turbosparse.analysis.statistics import AnalysisPlan
-from turbosparse.artifacts import ArtifactSpec, Workspace
+from turbosparse.artifacts import ArtifactSpec, Store, Workspace
 from turbosparse.artifacts.lineage import spec_of
 from turbosparse.evaluation.harness import EvaluationOptions, evaluate_model
 from turbosparse.evaluation.records import EvaluationResult, read_result, write_result
@@ -132,7 +132,7 @@ def evaluated(given: Given, model: Model, loaded: LoadedModel, tasks: Sequence[s
         write_result(found, workspace.folder)
         return found.summary()
 
-    store = model.artifact.store
+    store = Store(model.artifact.store.root)
     parents = {"model": spec_of(store, model.artifact.manifest.name)}
     inputs = {"evaluation": digest_folder(str(request.data), ("*.jsonl",))} if request.data else {}
     config = {"tasks": list(tasks), "limit": request.limit, "mode": "dense"}

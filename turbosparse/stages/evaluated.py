@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from turbosparse.artifacts import ArtifactSpec, Store
 from turbosparse.artifacts.lineage import spec_of
 from turbosparse.artifacts.place import Place
-from turbosparse.artifacts.store import MANIFEST
+from turbosparse.artifacts.reading import MANIFEST
 from turbosparse.config import Placement
 from turbosparse.errors import DataError
 from turbosparse.stages.inputs import MODEL_FILES, digest_folder
