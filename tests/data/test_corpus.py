@@ -1,12 +1,10 @@
 """The corpus: every token is there, in proportion, once; nothing held back is trained on."""
 
-import hashlib
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from streaming.base.format import reader_from_json
+from small_corpora import LENGTH, MIXTURE, digests, make_config, numbered, only_web, read_shards, texts
 
 from turbosparse.artifacts import Artifact, ArtifactSpec, Store
 from turbosparse.config.data import DataConfig
@@ -17,54 +15,12 @@ from turbosparse.data.stream import open_mixture
 from turbosparse.data.tokenize import GivenTokenizer
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.data.verify import verify_corpus
-from turbosparse.errors import ArtifactError, DataError
+from turbosparse.errors import DataError
 from turbosparse.progress import Progress, ignore_progress
 from turbosparse.reports.corpus import corpus_markdown
 from turbosparse.workers import Processes, Threads, map_inline
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-LENGTH = 32
-MIXTURE = {"wanjuan-cc": 70.0, "redpajama-wiki": 20.0, "github-code": 10.0}
-
-
-def numbered(source: str, count: int, first: int = 0) -> list[str]:
-    return [
-        f"{source} document {number}: " + f"{source}{number} </s> of text, " * 12
-        for number in range(first, first + count)
-    ]
-
-
-def texts(**changes: list) -> dict[str, list]:
-    return {source: numbered(source, 60) for source in MIXTURE} | changes
-
-
-def make_config(**changes) -> DataConfig:
-    values = {
-        "corpora": "local",
-        "mixture": MIXTURE,
-        "num_tokens": 100 * LENGTH,
-        "sequence_length": LENGTH,
-        "vocab_size": 400,
-        "group_bytes": 10_000,
-        "collected_bytes_per_token": 8,
-    }
-    return DataConfig(**{**values, **changes})
-
-
-def only_web(**changes) -> DataConfig:
-    return make_config(mixture={"wanjuan-cc": 100.0}, **changes)
-
-
-def read_shards(corpus: Artifact, source: str) -> np.ndarray:
-    """Returns what lies on disk, [num_sequences, sequence_length]."""
-    folder = corpus.folder()
-    tokens = corpus.store.local_root / "tokens"
-    shards = json.loads((folder / "index.json").read_text())["shards"]
-    readers = [reader_from_json(str(tokens), None, shard) for shard in shards]
-    rows = [reader[number]["tokens"] for reader in readers for number in range(len(reader))]
-    on_disk = json.loads((folder / "mixture.json").read_text())["on_disk"]
-    start = sum(list(on_disk.values())[: list(on_disk).index(source)])
-    return np.stack(rows[start : start + on_disk[source]])
 
 
 def num_groups(corpus: Artifact, source: str) -> int:
@@ -74,14 +30,6 @@ def num_groups(corpus: Artifact, source: str) -> int:
 
 def held_back_rows(corpus: Artifact) -> list[dict[str, str]]:
     return [json.loads(line) for line in (corpus.folder() / "held_back.jsonl").open(encoding="utf-8")]
-
-
-def digests(corpus: Artifact) -> dict[str, str]:
-    """Digests of all tokens on disk and of the corpus's own files, paths of attempts apart."""
-    found = {name: record.sha256 for name, record in corpus.manifest.files.items() if name != "index.json"}
-    for source in corpus.manifest.metrics["bytes"]:
-        found[source] = hashlib.sha256(read_shards(corpus, source).tobytes()).hexdigest()
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -376,68 +324,3 @@ def test_the_report_names_stand_ins_and_files_left_out(folder_with_a_copy, tmp_p
     assert "| duplicate file |" in page
     with pytest.raises(DataError, match="duplicate file"):
         build_from_folder(folder_with_a_copy, tmp_path / "strict", config.model_copy(update={"strict": True}))
-
-
-def test_verify_reports_what_lies_on_disk(corpus):
-    report = verify_corpus(corpus.store, corpus.manifest, lambda *_: None)
-    for source, row in report["sources"].items():
-        sequences = read_shards(corpus, source)
-        assert row["num_sequences"] == len(sequences)
-        assert row["num_tokens"] == sequences.size
-        assert row["num_documents"] == int((sequences == 1).sum())
-        assert row["sequence_lengths"] == {str(LENGTH): len(sequences)}
-        assert row["num_duplicate_sequences"] == len(sequences) - len(np.unique(sequences, axis=0))
-        assert row["sha256"] == hashlib.sha256(sequences.tobytes()).hexdigest()
-        assert row["drawn_ratio"] == row["wanted_ratio"] == MIXTURE[source] / 100
-
-
-@pytest.fixture
-def own_corpus(make_corpus, tmp_path) -> Artifact:
-    return make_corpus(make_config(), texts(), tmp_path)
-
-
-def some_shard(corpus: Artifact) -> Path:
-    index = json.loads((corpus.folder() / "index.json").read_text())
-    return corpus.store.local_root / "tokens" / index["shards"][0]["raw_data"]["basename"]
-
-
-def reopened(corpus: Artifact) -> Store:
-    """A store that has not verified anything yet."""
-    return Store(corpus.store.root)
-
-
-def test_verify_finds_a_flipped_byte(own_corpus):
-    shard = some_shard(own_corpus)
-    content = bytearray(shard.read_bytes())
-    content[-5] ^= 1
-    shard.write_bytes(content)
-    with pytest.raises(ArtifactError, match=shard.name):
-        verify_corpus(reopened(own_corpus), own_corpus.manifest, lambda *_: None)
-
-
-def test_verify_finds_a_missing_shard(own_corpus):
-    shard = some_shard(own_corpus)
-    shard.unlink()
-    with pytest.raises(ArtifactError, match=shard.name):
-        verify_corpus(reopened(own_corpus), own_corpus.manifest, lambda *_: None)
-
-
-@pytest.mark.parametrize("damage", ["swap", "drop", "count"])
-def test_verify_finds_an_index_that_does_not_match(own_corpus, damage):
-    """The index is damaged together with its digest, as a faulty merge would have written it."""
-    file = own_corpus.folder() / "index.json"
-    index = json.loads(file.read_text())
-    if damage == "swap":
-        index["shards"] = index["shards"][::-1]
-    elif damage == "drop":
-        del index["shards"][-1]
-    else:
-        index["shards"][0]["samples"] -= 1
-    file.write_text(json.dumps(index))
-    record = own_corpus.manifest.files["index.json"].model_copy(
-        update={"size_bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-    )
-    files = own_corpus.manifest.files | {"index.json": record}
-    manifest = own_corpus.manifest.model_copy(update={"files": files})
-    with pytest.raises(DataError):
-        verify_corpus(reopened(own_corpus), manifest, lambda *_: None)
