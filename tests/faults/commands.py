@@ -125,6 +125,10 @@ class Bench:
         """The end of what the commands said."""
         return self.log.read_text(errors="replace")[-3000:]
 
+    def has_said(self, words: str) -> bool:
+        """Whether the commands have said so, wherever their lines were broken."""
+        return words in " ".join(self.log.read_text(errors="replace").split())
+
     def check_nothing_runs(self) -> None:
         """Waits until no process of the commands is left."""
         _, alive = psutil.wait_procs(list(marked(self.mark)), timeout=SECONDS_TO_BE_GONE)

@@ -75,9 +75,9 @@ def test_training_goes_on_without_the_prefect_server(words, undisturbed, bench, 
     bench.wait_for(steps_of("pretrain")(bench.root, dice))
     server.kill()
     bench.wait_for(committed("pretrain", 1)(bench.root, dice))
-    assert "Prefect's server does not answer" in bench.said()
+    assert bench.has_said("Prefect's server does not answer"), bench.said()
     assert bench.finish() == 1
-    assert "what is finished is kept" in bench.said()
+    assert bench.has_said("what is finished is kept"), bench.said()
     server.start()
     bench.start("run", "pretrain", *words)
     assert bench.finish() == 0, bench.said()
@@ -93,7 +93,7 @@ def test_training_goes_on_without_wandb(words, undisturbed, bench, monkeypatch, 
     undisturbed.copy_parents("pretrain", bench.root)
     bench.start("run", "pretrain", *words, "--place", "training.wandb.project=faults")
     assert bench.finish() == 0, bench.said()
-    assert "W&B can't be reached" in bench.said()
+    assert bench.has_said("W&B can't be reached"), bench.said()
     (manifest,) = (found for found in Store(str(bench.root)).manifests() if found.kind == "pretrain")
     assert [name for name in manifest.files if name.startswith("wandb/") and name.endswith(".wandb")]
     bench.check_nothing_is_left()
@@ -117,7 +117,7 @@ def test_a_run_on_a_disk_that_fills_up_goes_on_where_it_was(words, undisturbed, 
     command = ["run", "prepare", *words, "--root", str(disk.folder)]
     bench.start(*command)
     assert bench.finish() == 2, bench.said()
-    assert "No space left on device" in bench.said()
+    assert bench.has_said("No space left on device"), bench.said()
     bench.check_nothing_is_half_visible()
     finished = {manifest.name: manifest.attempt for manifest in Store(str(bench.root)).manifests()}
     assert finished, "it was full before anything was done"

@@ -1,5 +1,6 @@
 """`dry-run` and `run`: the flows. Only here may library code meet Prefect."""
 
+import logging
 import os
 import time
 from importlib import import_module
@@ -135,6 +136,8 @@ def _run_flow(
             outcome = flow(preset, overrides, dry, placement)
         except httpx.TransportError as error:
             said = f"error: Prefect's server does not answer ({error!r}): what is finished is kept, run again"
+            # It goes on trying to send its events for a while: what to do would scroll away.
+            logging.getLogger("prefect").setLevel(logging.CRITICAL)
             console.print(said, markup=False)
             raise typer.Exit(1) from error
     results = outcome if isinstance(outcome, dict) else {name: outcome}
