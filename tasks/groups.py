@@ -16,6 +16,7 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 from turbosparse.config import Placement
 from turbosparse.errors import TrainingDiverged, TurboSparseError
 from turbosparse.processes import die_with_parent
+from turbosparse.scratch import scratch_folder
 from turbosparse.workers import Job, MapJobs, Result, map_inline
 
 RETRIES = 2
@@ -81,7 +82,7 @@ class _GroupTasks:
     ) -> list[Result]:
         """Does the jobs; see `MapJobs`."""
         if self._runner is None:
-            self._runner = self.stack.enter_context(_task_runner(self.placement))
+            self._runner = self.stack.enter_context(_task_runner(self.placement, self.stack))
         named = [(job, f"{number}-of-{len(jobs)}") for number, job in enumerate(jobs, start=1)]
         futures = [self._runner.submit(_do, {"work": _Work(function, *one)}) for one in named]
         for future in as_completed(futures):
@@ -89,7 +90,7 @@ class _GroupTasks:
         return [future.result() for future in futures]
 
 
-def _task_runner(placement: Placement) -> TaskRunner[Any]:
+def _task_runner(placement: Placement, stack: ExitStack) -> TaskRunner[Any]:
     if placement.workers == "threads":
         return ThreadPoolTaskRunner(max_workers=placement.num_workers)
     if placement.workers == "processes":
@@ -102,5 +103,11 @@ def _task_runner(placement: Placement) -> TaskRunner[Any]:
 
     if placement.dask_scheduler:
         return DaskTaskRunner(address=placement.dask_scheduler)
-    cluster = {"n_workers": placement.num_workers, "threads_per_worker": 1, "dashboard_address": None}
+    cluster = {
+        "n_workers": placement.num_workers,
+        "threads_per_worker": 1,
+        "dashboard_address": None,
+        # Else every run would leave Dask's folder among the temporary files.
+        "local_directory": str(stack.enter_context(scratch_folder("turbosparse-dask-"))),
+    }
     return DaskTaskRunner(cluster_kwargs=cluster)

@@ -45,6 +45,7 @@ class WandbLogger(LoggerDestination):
             self._run = self._open(self._wanted.mode)
         except wandb.errors.CommError as error:
             print(f"W&B can't be reached ({error}): its run is kept below {self._job.state_folder}")
+            wandb.teardown()  # its own process still holds the run that it could not open
             self._run = self._open("offline")
         print(f"W&B run {self._run.id}: {self._run.url or self._run.dir}", flush=True)
 
