@@ -11,8 +11,10 @@ from turbosparse.inference.operators import (
     predict_reference,
     rms_norm,
     rms_norm_reference,
+    route,
+    route_reference,
 )
-from turbosparse.inference.quantize import quantize
+from turbosparse.inference.quantize import Weight, quantize
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-7}
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -94,12 +96,26 @@ def test_predictions_are_the_formulas(dtype):
     assert 0.1 < found.float().mean() < 0.9
 
 
+@DTYPES
+def test_experts_are_chosen_as_mixtral_does(dtype):
+    x, weight = random(5, 64, dtype=dtype), random(6, 64, dtype=dtype, seed=1)
+    shares, chosen = route(x, Weight(weight), 2)
+    expected, experts = route_reference(x, weight, 2)
+    assert torch.equal(chosen, experts)
+    torch.testing.assert_close(shares, expected)
+    probabilities = (x @ weight.T).float().softmax(dim=-1).gather(1, chosen)
+    torch.testing.assert_close(
+        shares, probabilities / probabilities.sum(1, keepdim=True), rtol=1e-4, atol=1e-4
+    )
+
+
 def test_the_operators_keep_torchs_rules():
     heads, block, positions = step(torch.float32, [3, 5])
     tests = ("test_schema", "test_faketensor")
     operators = torch.ops.turbosparse
     torch.library.opcheck(operators.attend.default, (heads, block, *fields(positions)), test_utils=tests)
     torch.library.opcheck(operators.rms_norm.default, (random(2, 64), random(64), 1e-5), test_utils=tests)
+    torch.library.opcheck(operators.route.default, (random(2, 64), random(4, 64), 2), test_utils=tests)
     fc1, fc2 = quantize(random(64, 32), "int8"), quantize(random(48, 64), "int8")
     arguments = (random(2, 32), fc1.values, fc2.values, fc1.scales, fc2.scales, 0.5)
     torch.library.opcheck(operators.predict.default, arguments, test_utils=tests)

@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from turbosparse.inference.memory import use_huge_pages
-from turbosparse.inference.operators import linear, predict, sparse_ffn
+from turbosparse.inference.operators import linear, predict, route, sparse_ffn
 from turbosparse.inference.quantize import Quantization, Weight, quantize
 from turbosparse.model.drelu import Activation
 from turbosparse.model.mistral import GatedFFN
@@ -94,8 +94,7 @@ class RoutedFFN:
 
     def __call__(self, x: Tensor, read: Tensor) -> Tensor:
         """Maps `x` [tokens, hidden] to each token's weighted sum over its experts."""
-        logits, routed = linear(x, self.router).float().topk(self.num_chosen)
-        weights = logits.softmax(dim=-1)  # of the chosen alone: as all experts' shares, made to sum to 1
+        weights, routed = route(x, self.router, self.num_chosen)
         if len(x) == 1:
             return self._one_token(x, read, weights[0].tolist(), routed[0].tolist())
         output = torch.zeros_like(x)
@@ -109,8 +108,9 @@ class RoutedFFN:
 
     def _one_token(self, x: Tensor, read: Tensor, weights: list[float], experts: list[int]) -> Tensor:
         # Picking tokens would take a tenth of two experts' time.
-        output = torch.zeros_like(x)
-        for weight, expert in zip(weights, experts, strict=True):
+        (weight, expert), *others = zip(weights, experts, strict=True)
+        output = self.experts[expert](x, read).mul_(weight)
+        for weight, expert in others:
             output.add_(self.experts[expert](x, read), alpha=weight)
         return output
 

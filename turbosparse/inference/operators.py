@@ -29,6 +29,7 @@ _library.define(
     "predict(Tensor x, Tensor fc1, Tensor fc2, Tensor fc1_scales, Tensor fc2_scales, float threshold) "
     "-> Tensor"
 )
+_library.define("route(Tensor x, Tensor weight, int num_chosen) -> (Tensor, Tensor)")
 _library.define("rms_norm(Tensor x, Tensor weight, float epsilon) -> Tensor")
 _library.define(
     "attend(Tensor heads, Tensor(a!) block, Tensor slots, Tensor cos, Tensor sin, int first, int end, "
@@ -121,6 +122,22 @@ def predict(x: Tensor, fc1: Weight, fc2: Weight, threshold: float) -> Tensor:
     return active
 
 
+def route(x: Tensor, router: Weight, num_chosen: int) -> tuple[Tensor, Tensor]:
+    """Returns each token's experts and their weights, which sum to 1, the heaviest first.
+
+    Args:
+        x: [tokens, hidden].
+        router: [experts, hidden], not quantised.
+        num_chosen: experts per token.
+
+    Returns:
+        Weights [tokens, chosen], fp32, and experts [tokens, chosen], int64.
+    """
+    has_backend(x.device.type)
+    weights, experts = torch.ops.turbosparse.route(x, router.values, num_chosen)
+    return weights, experts
+
+
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """Returns `x` [..., hidden] divided by its root mean square, times `weight` [hidden]."""
     has_backend(x.device.type)
@@ -192,6 +209,12 @@ def predict_reference(
     return hidden @ dequantize(Weight(fc2, fc2_scales)).T > threshold
 
 
+def route_reference(x: Tensor, weight: Tensor, num_chosen: int) -> tuple[Tensor, Tensor]:
+    """Computes what `route` says: all experts' shares, made to sum to 1, are the chosen logits' softmax."""
+    logits, experts = functional.linear(x, weight).float().topk(num_chosen)
+    return logits.softmax(dim=-1), experts
+
+
 def rms_norm_reference(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """Computes what `rms_norm` says."""
     return functional.rms_norm(x, (x.shape[-1],), weight, epsilon)
@@ -234,6 +257,7 @@ def _rows(values: Tensor, scales: Tensor | None, rows: Tensor) -> Tensor:
 _library.impl("sparse_ffn", sparse_ffn_reference, "CompositeExplicitAutograd")
 _library.impl("linear", linear_reference, "CompositeExplicitAutograd")
 _library.impl("predict", predict_reference, "CompositeExplicitAutograd")
+_library.impl("route", route_reference, "CompositeExplicitAutograd")
 _library.impl("rms_norm", rms_norm_reference, "CompositeExplicitAutograd")
 _library.impl("attend", attend_reference, "CompositeExplicitAutograd")
 
@@ -251,6 +275,12 @@ def _(x: Tensor, weights: Sequence[Tensor], scales: Sequence[Tensor]) -> Tensor:
 @torch.library.register_fake("turbosparse::predict")
 def _(x: Tensor, _: Tensor, fc2: Tensor, *__: object) -> Tensor:
     return x.new_empty(len(x), len(fc2), dtype=torch.bool)
+
+
+@torch.library.register_fake("turbosparse::route")
+def _(x: Tensor, _: Tensor, num_chosen: int) -> tuple[Tensor, Tensor]:
+    weights = x.new_empty(len(x), num_chosen, dtype=torch.float32)
+    return weights, torch.empty_like(weights, dtype=torch.int64)
 
 
 @torch.library.register_fake("turbosparse::rms_norm")

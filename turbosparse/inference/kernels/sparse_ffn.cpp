@@ -1,4 +1,4 @@
-// The CPU backend of turbosparse::sparse_ffn, turbosparse::linear and turbosparse::predict (see ../operators.py).
+// The CPU backend of turbosparse's sparse_ffn, linear, predict and route (see ../operators.py).
 //
 // Work is shared out among OpenMP's threads statically and sums are added in a fixed order: results are the
 // same bits for the same number of threads.
@@ -10,7 +10,10 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
+#include <numeric>
 #include <optional>
+#include <tuple>
 #include <vector>
 
 #include "rows.h"
@@ -291,6 +294,27 @@ Tensor predict(const Tensor& x, const Tensor& fc1, const Tensor& fc2, const Tens
   return active;
 }
 
+// Returns each token's weights and experts, the heaviest first (see operators.py).
+std::tuple<Tensor, Tensor> route(const Tensor& x, const Tensor& weight, int64_t num_chosen) {
+  const Tensor logits = linear(x, {weight}, {}).to(at::kFloat);  // rounded as the model's own are
+  const int64_t num_tokens = logits.size(0), num_experts = logits.size(1);
+  TORCH_CHECK(0 < num_chosen && num_chosen <= num_experts, "of ", num_experts, " experts ", num_chosen);
+  const Tensor shares = at::empty({num_tokens, num_chosen}, logits.options());
+  const Tensor experts = at::empty({num_tokens, num_chosen}, logits.options().dtype(at::kLong));
+  std::vector<int64_t> order(num_experts);
+  for (int64_t token = 0; token < num_tokens; ++token) {
+    const float* found = logits.const_data_ptr<float>() + token * num_experts;
+    float* share = shares.mutable_data_ptr<float>() + token * num_chosen;
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return found[a] > found[b]; });
+    float total = 0;
+    for (int64_t i = 0; i < num_chosen; ++i) total += share[i] = std::exp(found[order[i]] - found[order[0]]);
+    for (int64_t i = 0; i < num_chosen; ++i) share[i] /= total;
+    std::copy_n(order.begin(), num_chosen, experts.mutable_data_ptr<int64_t>() + token * num_chosen);
+  }
+  return {shares, experts};
+}
+
 }  // namespace
 }  // namespace turbosparse
 
@@ -298,4 +322,5 @@ TORCH_LIBRARY_IMPL(turbosparse, CPU, library) {
   library.impl("sparse_ffn", TORCH_FN(turbosparse::sparse_ffn));
   library.impl("linear", TORCH_FN(turbosparse::linear));
   library.impl("predict", TORCH_FN(turbosparse::predict));
+  library.impl("route", TORCH_FN(turbosparse::route));
 }
