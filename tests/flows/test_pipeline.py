@@ -31,8 +31,10 @@ def dry_run(preset: str, root: Path) -> dict:
     return json.loads(ended.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("preset", ["tiny", "tiny-moe"])
+@pytest.mark.parametrize(
+    "preset",
+    [pytest.param("tiny", marks=pytest.mark.long), pytest.param("tiny-moe", marks=pytest.mark.slow)],
+)
 def test_the_chain_passes_real_artifacts_and_is_reused(preset, tmp_path):
     report = dry_run(preset, tmp_path)
     assert tuple(report["stages"]) == STAGES

@@ -49,7 +49,11 @@ def test_two_ranks_train_as_one(train, job, model_folder):
     assert expected[-1] < expected[0] - 0.3
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "model_folder",
+    [pytest.param("mistral", marks=pytest.mark.long), pytest.param("mixtral", marks=pytest.mark.slow)],
+    indirect=True,
+)
 def test_predictors_train_the_same_on_two_ranks(train, job, model_folder, conversations, tmp_path):
     """Every rank touches the stacked predictors at every step, wherever its tokens are routed."""
     fields = {
