@@ -99,15 +99,13 @@ def _task_runner(placement: Placement, stack: ExitStack) -> TaskRunner[Any]:
             initializer=die_with_parent,
             initargs=(signal.SIGKILL, os.getpid()),
         )
-    from prefect_dask import DaskTaskRunner  # noqa: PLC0415 - distributed takes seconds to import
+    import dask  # noqa: PLC0415 - it and distributed take seconds to import
+    from prefect_dask import DaskTaskRunner  # noqa: PLC0415
 
     if placement.dask_scheduler:
         return DaskTaskRunner(address=placement.dask_scheduler)
-    cluster = {
-        "n_workers": placement.num_workers,
-        "threads_per_worker": 1,
-        "dashboard_address": None,
-        # Else every run would leave Dask's folder among the temporary files.
-        "local_directory": str(stack.enter_context(scratch_folder("turbosparse-dask-"))),
-    }
+    # Else every run would leave Dask's folder among the temporary files.
+    scratch = stack.enter_context(scratch_folder("turbosparse-dask-"))
+    stack.enter_context(dask.config.set({"temporary-directory": str(scratch)}))
+    cluster = {"n_workers": placement.num_workers, "threads_per_worker": 1, "dashboard_address": None}
     return DaskTaskRunner(cluster_kwargs=cluster)

@@ -26,6 +26,10 @@ def check_wandb(wanted: WandbConfig | None) -> None:
     except wandb.errors.AuthenticationError as error:
         # The message names the reason, never the key.
         raise ConfigError("WANDB_API_KEY", "refused", f"a key that W&B accepts ({error})", remedy) from None
+    finally:
+        # The ranks would share its own process: one that dies leaves the run in use there, and the
+        # next attempt can't open it.
+        wandb.teardown()
     if not has_key:
         raise ConfigError("WANDB_API_KEY", None, "a key of W&B", remedy)
 
