@@ -16,6 +16,8 @@ class Phase:
     """A moment in a stage, and who is killed then."""
 
     name: str
+    kind: str
+    """Of the artifacts that are made then."""
     watch: Watch
     victim: str = "command"
     jitter_seconds: float = 0.05
@@ -87,27 +89,29 @@ def checkpoint_of(kind: str) -> Watch:
 
 PHASES: dict[str, tuple[Phase, ...]] = {
     "prepare": (
-        Phase("downloading", attempt_of("documents")),
-        Phase("collecting", committed("documents", 4)),
-        Phase("tokenizing", attempt_of("tokens")),
-        Phase("sharding", committed("tokens", 4)),
-        Phase("merging", attempt_of("prepare"), jitter_seconds=0.3),
+        Phase("downloading", "documents", attempt_of("documents")),
+        Phase("collecting", "documents", committed("documents", 4)),
+        Phase("tokenizing", "tokens", attempt_of("tokens")),
+        Phase("sharding", "tokens", committed("tokens", 4)),
+        Phase("merging", "prepare", attempt_of("prepare"), jitter_seconds=0.3),
     ),
-    "convert": (Phase("converting", attempt_of("convert"), jitter_seconds=0.3),),
+    "convert": (Phase("converting", "convert", attempt_of("convert"), jitter_seconds=0.3),),
     "pretrain": (
-        Phase("training", steps_of("pretrain")),
-        Phase("checkpointing", checkpoint_of("pretrain"), jitter_seconds=0.02),
-        Phase("training", steps_of("pretrain"), "rank"),
-        Phase("training", steps_of("pretrain"), "agent"),
-        Phase("assembling", file_of("pretrain", "model"), jitter_seconds=0.02),
+        Phase("training", "pretrain", steps_of("pretrain")),
+        Phase("checkpointing", "pretrain", checkpoint_of("pretrain"), jitter_seconds=0.02),
+        Phase("training", "pretrain", steps_of("pretrain"), "rank"),
+        Phase("training", "pretrain", steps_of("pretrain"), "agent"),
+        Phase("assembling", "pretrain", file_of("pretrain", "model"), jitter_seconds=0.02),
     ),
     "finetune": (
-        Phase("packing conversations", attempt_of("instructions"), jitter_seconds=0.5),
-        Phase("training predictors", steps_of("finetune"), "rank"),
-        Phase("choosing thresholds", file_of("finetune", "model/tokenizer.json"), jitter_seconds=1.0),
+        Phase("packing conversations", "instructions", attempt_of("instructions"), jitter_seconds=0.5),
+        Phase("training predictors", "finetune", steps_of("finetune"), "rank"),
+        Phase(
+            "choosing thresholds", "finetune", file_of("finetune", "model/tokenizer.json"), jitter_seconds=1.0
+        ),
     ),
-    "evaluate": (Phase("measuring", attempt_of("evaluate"), jitter_seconds=8.0),),
-    "export": (Phase("exporting", attempt_of("export"), jitter_seconds=5.0),),
+    "evaluate": (Phase("measuring", "evaluate", attempt_of("evaluate"), jitter_seconds=8.0),),
+    "export": (Phase("exporting", "export", attempt_of("export"), jitter_seconds=5.0),),
 }
 """Of every stage, in the order in which they come."""
 
