@@ -5,14 +5,13 @@ import os
 from prefect import get_run_logger
 
 from tasks.credentials import use_access
+from tasks.server import SECONDS_TO_END_RUNS
 from turbosparse.config import Overrides, Placement
 from turbosparse.processes import end_with_parent
 from turbosparse.stages import Run, open_run
 
 FLOW_RUN_ID = "PREFECT__FLOW_RUN_ID"
 """A worker sets it in the processes that it starts."""
-# Training's ranks have 20 s for a last checkpoint, their launcher 6 more.
-SECONDS_TO_END = 40.0
 
 
 def open_request(preset: str, overrides: Overrides | None, dry_run: bool, placement: Placement | None) -> Run:
@@ -37,5 +36,5 @@ def enter(placement: Placement) -> None:
     """
     if FLOW_RUN_ID in os.environ:
         # A worker that was killed reports nothing. Its run ends too, and can be retried.
-        end_with_parent(SECONDS_TO_END)
+        end_with_parent(SECONDS_TO_END_RUNS)
     use_access(placement.access)

@@ -19,6 +19,8 @@ from turbosparse.processes import die_with_parent
 
 STARTUP_TIMEOUT_SECONDS = 300.0
 SHUTDOWN_TIMEOUT_SECONDS = 10.0
+SECONDS_TO_END_RUNS = 40.0
+"""What a flow run that is told to stop has: ranks take up to 20 for a checkpoint, their launcher 6 more."""
 RUN_SETTINGS = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30", "PREFECT_CLIENT_MAX_RETRIES": "8"}
 """Every run says every 30 seconds that it lives, which infra/automations/zombies.yaml listens to, and waits
 eight and a half minutes for a server that restarts."""

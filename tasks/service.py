@@ -15,7 +15,7 @@ import httpx
 import psutil
 from filelock import FileLock, Timeout
 
-from tasks.server import RUN_SETTINGS, STARTUP_TIMEOUT_SECONDS, wait_until_healthy
+from tasks.server import RUN_SETTINGS, SECONDS_TO_END_RUNS, STARTUP_TIMEOUT_SECONDS, wait_until_healthy
 from turbosparse.errors import ConfigError
 from turbosparse.processes import (
     adopt_orphans,
@@ -30,8 +30,6 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 POOL = "local"
 HOST = "127.0.0.1"
 SECONDS_BETWEEN_LOOKS = 0.5
-# Training's ranks have 20 s for a last checkpoint, their launcher 6 more.
-SECONDS_TO_END_RUNS = 40.0
 SECONDS_TO_END = 15.0
 
 

@@ -33,6 +33,11 @@ Build = Callable[[Workspace], dict[str, Any]]
 class Store(StoreReader):
     """A store that artifacts are made in, once each, and cleaned up in."""
 
+    @classmethod
+    def at(cls, reader: StoreReader) -> "Store":
+        """Returns the store that a reader reads, with the same patience and cache."""
+        return cls(reader.root, reader.patience_seconds, reader.cache_gib)
+
     def check_writable(self) -> None:
         """Writes a file below the root and deletes it.
 

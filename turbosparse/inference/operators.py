@@ -89,7 +89,7 @@ def sparse_ffn(
 
 
 def linear(x: Tensor, *weights: Weight) -> Tensor:
-    """Multiplies a few tokens by weights, in one call, as several small ones cost a twentieth of a layer.
+    """Multiplies a few tokens by weights in one call: each small one would start the threads anew.
 
     Args:
         x: [..., columns].

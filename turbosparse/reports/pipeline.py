@@ -45,7 +45,7 @@ def make_pipeline_page(where: str) -> Artifact:
         write_page(page, workspace.folder / REPORT_NAME)
         return {"num_sections": len(page.sections)}
 
-    return Store(run.store.root).produce(ArtifactSpec("report", 1, {}, parents), build)
+    return Store.at(run.store).produce(ArtifactSpec("report", 1, {}, parents), build)
 
 
 def pipeline_page(run: PipelineRun) -> Page:

@@ -132,7 +132,7 @@ def evaluated(given: Given, model: Model, loaded: LoadedModel, tasks: Sequence[s
         write_result(found, workspace.folder)
         return found.summary()
 
-    store = Store(model.artifact.store.root)
+    store = Store.at(model.artifact.store)
     parents = {"model": spec_of(store, model.artifact.manifest.name)}
     inputs = {"evaluation": digest_folder(str(request.data), ("*.jsonl",))} if request.data else {}
     config = {"tasks": list(tasks), "limit": request.limit, "mode": "dense"}
