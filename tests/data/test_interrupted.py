@@ -74,7 +74,7 @@ def wait_for_groups(root: Path, kind: str, number: int, process: subprocess.Pope
         time.sleep(0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_killed_build_ends_as_an_undisturbed_one(texts, tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()

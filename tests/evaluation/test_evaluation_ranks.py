@@ -38,7 +38,7 @@ def test_two_ranks_have_the_result_of_one(stories260k, tmp_path, capfd):
         assert one.metrics == other.metrics
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_refused_task_is_one_error_and_status_2(stories260k, tmp_path, capfd):
     command = ["evaluate", str(stories260k), "--tasks", "arc_easy", "--data", str(tmp_path)]
     assert start_ranks(command, 2) == 2

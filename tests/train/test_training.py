@@ -37,7 +37,11 @@ def weights(job: TrainJob, folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "model_folder",
+    [pytest.param("mistral", marks=pytest.mark.slow), pytest.param("mixtral", marks=pytest.mark.long)],
+    indirect=True,
+)
 def test_two_ranks_train_as_one(train, job, model_folder):
     """FSDP2 must average gradients and hand each rank its part of the same global batches."""
     recipe = job().recipe.model_copy(update={"num_steps": 20})

@@ -99,11 +99,12 @@ std::vector<int64_t> asked_for(const Call& call) {
   const int64_t count = call.intermediate_size();
   const uint8_t* active = reinterpret_cast<const uint8_t*>(call.active);
   std::vector<int64_t> neurons;
-  neurons.reserve(count);
   if (active == nullptr) {
-    for (int64_t neuron = 0; neuron < count; ++neuron) neurons.push_back(neuron);
+    neurons.resize(count);
+    std::iota(neurons.begin(), neurons.end(), 0);
     return neurons;
   }
+  neurons.reserve(count);
   std::vector<uint8_t> asked(active, active + count);
   for (int64_t token = 1; token < call.num_tokens; ++token)
     for (int64_t neuron = 0; neuron < count; ++neuron) asked[neuron] |= active[token * count + neuron];
@@ -111,77 +112,59 @@ std::vector<int64_t> asked_for(const Call& call) {
   return neurons;
 }
 
-Candidates first_candidates(const Call& call) {
-  Candidates all{.neurons = asked_for(call), .values = {}};
-  all.values.assign(all.size() * call.num_tokens, 1.0f);
-  if (call.active == nullptr || call.num_tokens == 1) return all;
-  for (int64_t i = 0; i < all.size(); ++i)
+// Returns this thread's candidates: neurons in turn, so that each thread has as many, wherever they lie.
+Candidates share_of(const Call& call, const std::vector<int64_t>& asked) {
+  Candidates mine;
+  mine.neurons.reserve(asked.size() / omp_get_num_threads() + 1);
+  for (size_t i = omp_get_thread_num(); i < asked.size(); i += omp_get_num_threads())
+    mine.neurons.push_back(asked[i]);
+  mine.values.assign(mine.size() * call.num_tokens, 1.0f);
+  if (call.active == nullptr || call.num_tokens == 1) return mine;
+  for (int64_t i = 0; i < mine.size(); ++i)
     for (int64_t token = 0; token < call.num_tokens; ++token)
-      all.values[i * call.num_tokens + token] =
-          call.active[token * call.intermediate_size() + all.neurons[i]];
-  return all;
+      mine.values[i * call.num_tokens + token] =
+          call.active[token * call.intermediate_size() + mine.neurons[i]];
+  return mine;
 }
 
-// Rows of one matrix that a thread reads in turn, each brought nearer while earlier ones are used.
-template <class Weights>
-class RowsInTurn {
- public:
-  RowsInTurn(const Matrix& matrix, const std::vector<int64_t>& numbers, Share share)
-      : matrix_(matrix), numbers_(numbers), last_(share.end - 1) {
-    for (int64_t i = share.begin; i < std::min(share.begin + kRowsAhead, share.end); ++i)
-      prefetch_row<Weights>(matrix.row(numbers[i]), matrix.num_columns);
-  }
-
-  const uint8_t* after(int64_t i) const { return matrix_.row(numbers_[std::min(i + kRowsAhead, last_)]); }
-
- private:
-  const Matrix& matrix_;
-  const std::vector<int64_t>& numbers_;
-  const int64_t last_;
-};
-
-// Multiplies this thread's candidates by relu(row . x).
-template <class Weights>
-void multiply(const Matrix& matrix, const Tokens<Weights>& tokens, Candidates& candidates, int64_t num_tokens) {
-  const Share share(candidates.size());
-  const RowsInTurn<Weights> rows(matrix, candidates.neurons, share);
-  for (int64_t i = share.begin; i < share.end; ++i) {
-    for (int64_t token = 0; token < num_tokens; ++token) {
-      float& value = candidates.values[i * num_tokens + token];
-      if (value > 0)
-        value *= std::max(0.0f, tokens.dot(matrix, candidates.neurons[i], token, rows.after(i)));
-    }
-  }
+// Returns the row to bring nearer while the i-th of `neurons` is read: a later one of the same matrix or, at the
+// end, the first of those that will be read of the next.
+const uint8_t* row_after(int64_t i, const std::vector<int64_t>& neurons, const Matrix& matrix, const Matrix& next) {
+  const int64_t later = i + kRowsAhead, count = neurons.size();
+  return later < count ? matrix.row(neurons[later]) : next.row(neurons[std::min(later - count, i)]);
 }
 
-// Drops the candidates that are zero for every token.
-void keep_positive(Candidates& candidates, int64_t num_tokens) {
+// Multiplies candidates by relu(row . x) and drops those that are then zero for every token.
+template <class Weights>
+void multiply(const Matrix& matrix, const Matrix& next, const Tokens<Weights>& tokens, Candidates& mine,
+              int64_t num_tokens) {
   int64_t kept = 0;
-  for (int64_t i = 0; i < candidates.size(); ++i) {
+  for (int64_t i = 0; i < mine.size(); ++i) {
+    const int64_t neuron = mine.neurons[i];
+    const uint8_t* later = row_after(i, mine.neurons, matrix, next);
     bool is_kept = false;
-    candidates.neurons[kept] = candidates.neurons[i];
     for (int64_t token = 0; token < num_tokens; ++token) {
-      const float value = candidates.values[i * num_tokens + token];
-      candidates.values[kept * num_tokens + token] = value;
+      float value = mine.values[i * num_tokens + token];
+      if (value > 0) value *= std::max(0.0f, tokens.dot(matrix, neuron, token, later));
+      mine.values[kept * num_tokens + token] = value;
       is_kept |= value > 0;
     }
+    mine.neurons[kept] = neuron;
     kept += is_kept;
   }
-  candidates.neurons.resize(kept);
-  candidates.values.resize(kept * num_tokens);
+  mine.neurons.resize(kept);
+  mine.values.resize(kept * num_tokens);
 }
 
-// Adds this thread's candidates' rows of down_t into its own sums [tokens, hidden].
+// Adds candidates' rows of down_t to sums [tokens, hidden].
 template <class Weights>
-void add_rows(const Call& call, const Candidates& candidates, float* sums) {
-  const Share share(candidates.size());
-  const RowsInTurn<Weights> rows(call.down_t, candidates.neurons, share);
-  for (int64_t i = share.begin; i < share.end; ++i) {
+void add_rows(const Call& call, const Candidates& mine, float* sums) {
+  for (int64_t i = 0; i < mine.size(); ++i) {
+    const uint8_t* later = call.down_t.row(mine.neurons[std::min(i + kRowsAhead, mine.size() - 1)]);
     for (int64_t token = 0; token < call.num_tokens; ++token) {
-      const float value = candidates.values[i * call.num_tokens + token];
-      float* output = sums + token * call.hidden_size();
+      const float value = mine.values[i * call.num_tokens + token];
       if (value > 0)
-        accumulate<Weights>(call.down_t, candidates.neurons[i], value, output, rows.after(i));
+        accumulate<Weights>(call.down_t, mine.neurons[i], value, sums + token * call.hidden_size(), later);
     }
   }
 }
@@ -194,28 +177,30 @@ void add_sums(const std::vector<float>& sums, int64_t count, float* output) {
     for (int64_t i = share.begin; i < share.end; ++i) output[i] += sums[thread * count + i];
 }
 
+// A thread goes through all three matrices on its own: where threads waited for each other after each, memory
+// waited too.
 template <class Weights>
 void compute(const Call& call, float* output, int64_t* rows_read) {
-  Candidates candidates = first_candidates(call);
+  const std::vector<int64_t> asked = asked_for(call);
   const Tokens<Weights> tokens(call.x, call.num_tokens, call.hidden_size());
   const int64_t count = call.num_tokens * call.hidden_size();
   const int num_threads = num_threads_for(call.gate.num_rows * call.gate.row_bytes);
   std::vector<float> sums(num_threads * count);
-  int64_t num_read[3] = {candidates.size(), 0, 0};
-#pragma omp parallel num_threads(num_threads)
+  int64_t num_open = 0, num_combined = 0;
+#pragma omp parallel num_threads(num_threads) reduction(+ : num_open, num_combined)
   {
-    multiply(call.gate, tokens, candidates, call.num_tokens);
-#pragma omp barrier
-#pragma omp single
-    keep_positive(candidates, call.num_tokens), num_read[1] = candidates.size();
-    multiply(call.up, tokens, candidates, call.num_tokens);
-#pragma omp barrier
-#pragma omp single
-    keep_positive(candidates, call.num_tokens), num_read[2] = candidates.size();
-    add_rows<Weights>(call, candidates, &sums[omp_get_thread_num() * count]);
+    Candidates mine = share_of(call, asked);
+    for (int64_t i = 0; i < std::min(kRowsAhead, mine.size()); ++i)
+      prefetch_row<Weights>(call.gate.row(mine.neurons[i]), call.hidden_size());
+    multiply(call.gate, call.up, tokens, mine, call.num_tokens);
+    num_open += mine.size();
+    multiply(call.up, call.down_t, tokens, mine, call.num_tokens);
+    num_combined += mine.size();
+    add_rows<Weights>(call, mine, &sums[omp_get_thread_num() * count]);
 #pragma omp barrier
     add_sums(sums, count, output);
   }
+  const int64_t num_read[3] = {static_cast<int64_t>(asked.size()), num_open, num_combined};
   for (int part = 0; rows_read && part < 3; ++part) rows_read[part] += num_read[part];
 }
 
