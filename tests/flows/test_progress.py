@@ -1,5 +1,7 @@
 """Lines of training's output in a run's log: all at once, until there are too many."""
 
+import logging
+
 import pytest
 
 from tasks import progress
@@ -32,3 +34,24 @@ def test_the_end_says_what_was_left_out(clock):
     lines.close()
     lines.close()
     assert written[LINES_PER_WINDOW:] == ["… lines left out: 1"]
+
+
+@pytest.mark.parametrize(
+    ("line", "links"),
+    [
+        (
+            "W&B run base-0123: https://wandb.example/a/p/runs/base-0123",
+            ["https://wandb.example/a/p/runs/base-0123"],
+        ),
+        ("W&B run base-0123: /data/runs/base/state/wandb/offline-run", []),
+        ("step 1 of 2", []),
+    ],
+)
+def test_the_wandb_run_that_training_names_is_linked(line, links, monkeypatch):
+    made: list[dict[str, str]] = []
+    monkeypatch.setattr(progress, "create_link_artifact", lambda **fields: made.append(fields))
+    monkeypatch.setattr(progress, "get_run_logger", lambda: logging.getLogger("test"))
+    with progress.reporting("base") as listener:
+        listener.on_log(line)
+    assert [fields["link"] for fields in made] == links
+    assert {fields["key"] for fields in made} <= {"base-wandb"}
