@@ -232,7 +232,7 @@ def test_a_batch_larger_than_the_data_is_refused(train, job, recipe):
         train(job(recipe=recipe(batch_size_sequences=4_000), device_batch_size_sequences=4_000))
 
 
-def test_a_resumed_run_continues_its_wandb_run_and_leaks_no_key(train, job, monkeypatch, tmp_path):
+def test_a_resumed_run_continues_its_wandb_run_and_leaks_no_key(train, job, monkeypatch, tmp_path, capfd):
     key = "canary0key0" + "7" * 29
     monkeypatch.setenv("WANDB_API_KEY", key)
     hardware = TrainingPlacement(wandb=WandbConfig(project="tests", mode="offline"))
@@ -242,6 +242,7 @@ def test_a_resumed_run_continues_its_wandb_run_and_leaks_no_key(train, job, monk
         with pytest.raises(TrainingPreempted):
             train(tracked)
     train(tracked)
+    assert capfd.readouterr().out.count(f"W&B run pretrain-{'a' * 16}: /") == 2
     runs = list((tmp_path / "state" / "wandb").rglob("run-pretrain-*.wandb"))
     assert len(runs) == 2
     assert {run.stem for run in runs} == {f"run-pretrain-{'a' * 16}"}

@@ -120,7 +120,7 @@ void attend_group(const Step<Scalar>& step, int64_t sequence, int64_t kv_head, S
                   .group_columns = head_dim};
   };
   const Matrix key_rows = matrix(keys), value_rows = matrix(values);
-  const auto later = [&](const Matrix& rows, int64_t i) { return rows.row(std::min(i + kRowsAhead, num_seen - 1)); };
+  const auto later = [&](const Matrix& rows, int64_t i) { return rows.row(std::min(i + rows.rows_ahead(), num_seen - 1)); };
   const bool* mask = step.mask ? step.mask + sequence * num_seen : nullptr;
   const float scale = 1 / std::sqrt(static_cast<float>(head_dim));
   std::vector<float> scores(group * num_seen, -std::numeric_limits<float>::infinity());

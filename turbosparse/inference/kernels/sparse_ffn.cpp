@@ -130,7 +130,7 @@ Candidates share_of(const Call& call, const std::vector<int64_t>& asked) {
 // Returns the row to bring nearer while the i-th of `neurons` is read: a later one of the same matrix or, at the
 // end, the first of those that will be read of the next.
 const uint8_t* row_after(int64_t i, const std::vector<int64_t>& neurons, const Matrix& matrix, const Matrix& next) {
-  const int64_t later = i + kRowsAhead, count = neurons.size();
+  const int64_t later = i + matrix.rows_ahead(), count = neurons.size();
   return later < count ? matrix.row(neurons[later]) : next.row(neurons[std::min(later - count, i)]);
 }
 
@@ -160,7 +160,7 @@ void multiply(const Matrix& matrix, const Matrix& next, const Tokens<Weights>& t
 template <class Weights>
 void add_rows(const Call& call, const Candidates& mine, float* sums) {
   for (int64_t i = 0; i < mine.size(); ++i) {
-    const uint8_t* later = call.down_t.row(mine.neurons[std::min(i + kRowsAhead, mine.size() - 1)]);
+    const uint8_t* later = call.down_t.row(mine.neurons[std::min(i + call.down_t.rows_ahead(), mine.size() - 1)]);
     for (int64_t token = 0; token < call.num_tokens; ++token) {
       const float value = mine.values[i * call.num_tokens + token];
       if (value > 0)
@@ -190,7 +190,7 @@ void compute(const Call& call, float* output, int64_t* rows_read) {
 #pragma omp parallel num_threads(num_threads) reduction(+ : num_open, num_combined)
   {
     Candidates mine = share_of(call, asked);
-    for (int64_t i = 0; i < std::min(kRowsAhead, mine.size()); ++i)
+    for (int64_t i = 0; i < std::min(call.gate.rows_ahead(), mine.size()); ++i)
       prefetch_row<Weights>(call.gate.row(mine.neurons[i]), call.hidden_size());
     multiply(call.gate, call.up, tokens, mine, call.num_tokens);
     num_open += mine.size();
@@ -236,7 +236,7 @@ void multiply_all(const std::vector<Matrix>& matrices, const float* x, int64_t n
     for (const Matrix& matrix : matrices) {
       const Share share(matrix.num_rows);
       for (int64_t row = share.begin; row < share.end; ++row) {
-        const uint8_t* later = matrix.row(std::min(row + kRowsAhead, share.end - 1));
+        const uint8_t* later = matrix.row(std::min(row + matrix.rows_ahead(), share.end - 1));
         for (int64_t token = 0; token < num_tokens; ++token)
           first[token * num_rows + row] = tokens.dot(matrix, row, token, later);
       }
