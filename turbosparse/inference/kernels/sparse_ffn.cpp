@@ -104,7 +104,7 @@ std::vector<int64_t> asked_for(const Call& call) {
     std::iota(neurons.begin(), neurons.end(), 0);
     return neurons;
   }
-  neurons.reserve(count);
+  // Room for all is not reserved: given back after each call and touched anew, it took 1% of one row in ten.
   std::vector<uint8_t> asked(active, active + count);
   for (int64_t token = 1; token < call.num_tokens; ++token)
     for (int64_t neuron = 0; neuron < count; ++neuron) asked[neuron] |= active[token * count + neuron];
