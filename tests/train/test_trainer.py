@@ -17,6 +17,12 @@ from turbosparse.config.levers import DistillationConfig, SparsityPenaltyConfig
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.errors import ConfigError, DataError, ModelError, TrainingDiverged, TrainingPreempted
 from turbosparse.model.folder import load_model
+from turbosparse.train.callbacks.validation import (
+    LEAST_TOKENS,
+    MOST_TOKENS,
+    category_windows,
+    tokens_per_category,
+)
 from turbosparse.train.checkpoints import CheckpointStore
 from turbosparse.train.history import read_history
 from turbosparse.train.job import TrainJob
@@ -140,7 +146,8 @@ def test_compiled_layers_change_no_loss(train, job):
 
 
 def test_validation_is_the_loss_on_held_back_text_by_category(train, job, corpus):
-    validated = job(validation_folder=str(corpus))
+    everything = TrainingPlacement(num_validation_tokens=100_000)
+    validated = job(validation_folder=str(corpus), hardware=everything)
     train(validated)
     records = [record for record in read_history(validated.history_path) if record.validation_losses]
     assert [record.step for record in records] == [2, 4, 6]
@@ -151,6 +158,18 @@ def test_validation_is_the_loss_on_held_back_text_by_category(train, job, corpus
     web = [row["text"] for row in rows if row["source"] == "wanjuan-cc"]
     expected = mean_loss(model, load_tokenizer(corpus / "tokenizer"), web)
     assert records[-1].validation_losses["web"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_validation_takes_a_small_part_of_training_unless_told_otherwise(corpus):
+    whole = category_windows(corpus, 64, 100_000, trained_tokens=1)
+    for trained_tokens in (1_200, 2_400):
+        found = category_windows(corpus, 64, None, trained_tokens)
+        num_tokens = {name: sum(map(len, windows)) for name, windows in found.items()}
+        assert num_tokens == dict.fromkeys(whole, trained_tokens // 6)
+        for name, windows in found.items():
+            assert torch.equal(torch.cat(windows), torch.cat(whole[name])[: trained_tokens // 6])
+    assert tokens_per_category(10, 6) == LEAST_TOKENS
+    assert tokens_per_category(2**40, 6) == MOST_TOKENS
 
 
 def mean_loss(model, tokenizer, texts: list[str]) -> float:

@@ -50,8 +50,9 @@ class TrainingPlacement(Config):
     """Checkpoints at multiples of this many steps are kept too; none: no others."""
     validation_interval_steps: Annotated[int, Gt(0)] | None = None
     """Steps between measurements of the loss on held-back text; none: a quarter of the run."""
-    num_validation_tokens: Annotated[int, Ge(0)] = 16_384
-    """Held-back tokens per category of the mixture at the most; 0: no validation."""
+    num_validation_tokens: Annotated[int, Ge(0)] | None = None
+    """Held-back tokens per category of the mixture at the most; 0: no validation; none: 16,384, or fewer
+    where all categories together would then be more than a third of what is trained on in between."""
     evaluation: TaskEvaluationConfig | None = None
     """Tasks that are evaluated while training runs; none: none."""
     profile_at_step: Annotated[int, Gt(0)] | None = None
