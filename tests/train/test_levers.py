@@ -16,7 +16,7 @@ from turbosparse.model.mixtral import TurboSparseMixtralForCausalLM
 from turbosparse.model.observe import observe
 from turbosparse.train.levers import Levers, distillation_loss, load_teacher
 from turbosparse.train.levers.distillation import hidden_loss, hidden_weight
-from turbosparse.train.levers.penalty import LOG_SCALE_RATIO, relative_logarithm, warmed_up
+from turbosparse.train.levers.penalty import warmed_up
 from turbosparse.train.levers.schedule import BlendedActivation
 
 SHAPE = {
@@ -169,37 +169,6 @@ def test_the_penalty_is_the_mean_magnitude_over_everything_observed(model, batch
             outputs = model(**batch)
         found = float(levers.losses(outputs, batch, 33)["sparsity_penalty"].detach())
         assert found == pytest.approx(share * 3 * float(torch.cat(seen).abs().mean()), rel=1e-5)
-
-
-def test_the_logarithms_penalty_is_measured_against_each_ffns_own_activations(model, batch):
-    seen = []
-    with observe(model, lambda activations: seen.append(activations.combined.detach())), torch.no_grad():
-        model(**batch)
-    terms = [(1 + h.abs() / (LOG_SCALE_RATIO * h[h != 0].abs().mean())).log() for h in seen]
-    levers = Levers(recipe(sparsity_penalty=SparsityPenaltyConfig(weight=3.0, form="log")), model, None)
-    levers.start_step(0.5)
-    with observe(model, levers.look):
-        outputs = model(**batch)
-    found = float(levers.losses(outputs, batch, 33)["sparsity_penalty"].detach())
-    assert found == pytest.approx(3 * float(torch.cat(terms).mean()), rel=1e-5)
-
-
-def test_the_logarithm_presses_small_activations_harder_whatever_their_scale():
-    pressures = []
-    for factor in (1, 1000):
-        magnitude = (factor * torch.tensor([0.0, 0.1, 1.0, 3.0])).requires_grad_()
-        relative_logarithm(magnitude).sum().backward()
-        pressures.append(factor * magnitude.grad)
-    torch.testing.assert_close(pressures[0], pressures[1])
-    assert pressures[0][1] > 3 * pressures[0][2] > 6 * pressures[0][3]
-
-
-def test_an_ffn_without_any_activation_has_no_penalty_and_finite_gradients():
-    h = torch.full((3, 4), -1.0, requires_grad=True)
-    found = relative_logarithm(h.relu()).sum()
-    found.backward()
-    assert float(found) == 0
-    assert torch.equal(h.grad, torch.zeros(3, 4))
 
 
 def test_the_penalty_rises_smoothly():

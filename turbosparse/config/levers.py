@@ -1,6 +1,6 @@
 """Levers of recovery that the paper does not use: each is off unless a run's configuration names it."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -29,21 +29,17 @@ class DistillationConfig(Config):
 
 
 class SparsityPenaltyConfig(Config):
-    """Adds weight times the mean of h's magnitude over tokens, neurons and FFNs to the loss.
+    """Adds weight times the mean of |h| over tokens, neurons and FFNs to the loss.
 
     h is what down reads: a smaller h is more often exactly zero. MoE experts count by the tokens that
     are routed to them.
 
     Reference: ProSparse (arXiv 2402.13516), Section 3.2: its L1 regulariser and its sine-shaped warm-up,
-    here with a single stage; for `log`, the log-sum penalty of Candès, Wakin and Boyd (arXiv 0711.1612).
+    here with a single stage.
     """
 
     weight: Annotated[float, Gt(0)]
-    """Factor of the mean magnitude once warmed up."""
-    form: Literal["l1", "log"] = "l1"
-    """`l1`: |h|, ProSparse's. `log`: log(1 + |h| / s), where s is a fifth of the mean of what is not zero in
-    the FFN at hand: it presses small activations to zero and leaves large ones alone, and a weight
-    means the same whatever a model's activations measure."""
+    """Factor of the mean |h| once warmed up."""
     warmup_ratio: Annotated[float, Ge(0), Le(1)] = 0.3
     """Share of the steps over which the factor rises from 0 along half a sine wave."""
 
