@@ -65,7 +65,7 @@ def test_what_can_not_be_evaluated_stops_before_the_first_step(train, job, corpu
     assert not wrong.history_path.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_sharded_models_are_evaluated_as_whole_ones(train, job, corpus, mistral_folder):
     from test_training import launch  # noqa: PLC0415 - beside this file
 

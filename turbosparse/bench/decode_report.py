@@ -84,7 +84,7 @@ def plot_decoding(report: dict[str, Any], path: Path) -> None:
         ratios = sorted(float(ratio) for ratio in found if ratio not in ("dense", "best_dense"))
         percents = [100 * ratio for ratio in ratios]
         speeds = [found[str(ratio)]["ratio"] for ratio in ratios]
-        kernel_axes.plot(percents, speeds, "o-", label=f"{threads} threads")
+        kernel_axes.plot(percents, speeds, "o-", label=f"{threads} thread{'s' if threads > 1 else ''}")
     kernel_axes.plot(percents, [100 / percent for percent in percents], "k:", label="bytes allow")
     kernel_axes.set_xlabel("active neurons, %")
     kernel_axes.set_ylabel("speed over our best dense FFN")

@@ -177,8 +177,7 @@ void add_sums(const std::vector<float>& sums, int64_t count, float* output) {
     for (int64_t i = share.begin; i < share.end; ++i) output[i] += sums[thread * count + i];
 }
 
-// A thread goes through all three matrices on its own: where threads waited for each other after each, memory
-// waited too.
+// A thread goes through all three matrices on its own; the threads meet at the end.
 template <class Weights>
 void compute(const Call& call, float* output, int64_t* rows_read) {
   const std::vector<int64_t> asked = asked_for(call);
