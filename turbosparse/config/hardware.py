@@ -52,7 +52,7 @@ class TrainingPlacement(Config):
     """Steps between measurements of the loss on held-back text; none: a quarter of the run."""
     num_validation_tokens: Annotated[int, Ge(0)] | None = None
     """Held-back tokens per category of the mixture at the most; 0: no validation; none: 16,384, or fewer
-    where all categories together would then be more than a third of what is trained on in between."""
+    where all categories together would then be more than a third of what is trained on in between, but 64."""
     evaluation: TaskEvaluationConfig | None = None
     """Tasks that are evaluated while training runs; none: none."""
     profile_at_step: Annotated[int, Gt(0)] | None = None

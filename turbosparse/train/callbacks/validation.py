@@ -23,7 +23,7 @@ MOST_TOKENS = 16_384
 LEAST_TOKENS = 64
 """Per category, where nobody said how many."""
 TRAINED_TOKENS_PER_VALIDATED = 3
-"""A validated token is a third of a trained one's work: so validation takes a tenth of the time."""
+"""A validated token is a third of a trained one's work: so validation takes about a tenth of the time."""
 
 
 class Validation:
