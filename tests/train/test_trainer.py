@@ -160,6 +160,12 @@ def test_validation_is_the_loss_on_held_back_text_by_category(train, job, corpus
     assert records[-1].validation_losses["web"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_no_validation_where_none_is_wanted(train, job, corpus):
+    unvalidated = job(validation_folder=str(corpus), hardware=TrainingPlacement(num_validation_tokens=0))
+    train(unvalidated)
+    assert not any(record.validation_losses for record in read_history(unvalidated.history_path))
+
+
 def test_validation_takes_a_small_part_of_training_unless_told_otherwise(corpus):
     whole = category_windows(corpus, 64, 100_000, trained_tokens=1)
     for trained_tokens in (1_200, 2_400):
