@@ -49,13 +49,6 @@ def test_what_is_merged_is_what_is_counted_at_once(values):
     assert torch.equal(parts[0].counts, whole.counts)
 
 
-def test_density_integrates_to_the_share_between_the_edges(values):
-    histogram = Histogram()
-    histogram.add(torch.cat([values, torch.zeros(20_000)]))
-    inside = ((values > EDGES[0]) & (values <= EDGES[-1])).sum() / 40_000
-    assert float((histogram.density() * EDGES.double().diff()).sum()) == pytest.approx(float(inside))
-
-
 @pytest.mark.parametrize("share", [0.1, 0.6, 0.8])
 def test_the_central_range_is_the_smallest_that_holds_the_share(values, share):
     histogram = Histogram()

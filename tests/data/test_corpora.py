@@ -16,7 +16,6 @@ import pytest
 from turbosparse.config.data import TABLE_4_PERCENT
 from turbosparse.data import reading_folder
 from turbosparse.data.corpora import Corpora, SourceFile, open_corpora
-from turbosparse.data.documents import split_passages
 from turbosparse.data.installed_text import docstrings, files_of, written_text
 from turbosparse.data.reading import Problem
 from turbosparse.data.sources import SOURCES
@@ -47,21 +46,6 @@ def read_elsewhere(file: SourceFile, tmp_path: Path) -> list[str]:
     )
     command = [sys.executable, "-c", script, str(tmp_path / "file.pickle")]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-# Passages
-
-
-def test_passages_lose_nothing_and_break_at_paragraphs():
-    text = "".join(f"Paragraph {number} " + "word " * (number % 90) + "\n\n" for number in range(2_000))
-    passages = list(split_passages(text, longest=5_000))
-    assert "".join(passages) == text
-    assert all(2_500 <= len(passage) <= 5_000 for passage in passages[:-1])
-    assert all(passage.startswith("Paragraph") for passage in passages)
-
-
-def test_text_without_breaks_is_cut_all_the_same():
-    assert list(split_passages("x" * 25, longest=10)) == ["x" * 10, "x" * 10, "x" * 5]
 
 
 # Folder

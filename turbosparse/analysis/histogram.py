@@ -55,11 +55,6 @@ class Histogram:
         self.counts += other.counts
         self.num_zeros += other.num_zeros
 
-    def density(self) -> Tensor:
-        """Returns the share of all values per unit of value in each bin between the outer edges, fp64."""
-        widths = EDGES.double().diff()
-        return self.counts[1:-1].double() / (self.num_values * widths)
-
     def central_range(self, share: float) -> float:
         """Returns the smallest edge e with at least `share` of all values in [-e, e], or the outermost."""
         assert self.num_values

@@ -8,7 +8,7 @@ from typing import Any
 
 from turbosparse.config.data import TABLE_4_PERCENT
 from turbosparse.config.yaml_text import NotYaml, parse_yaml
-from turbosparse.data.documents import digest_of
+from turbosparse.data.digest import digest_of
 from turbosparse.data.local_corpora import LocalCorpora
 from turbosparse.data.reading import FORMATS, Problem, SourceFile, excerpt, format_of, read_texts
 from turbosparse.data.reading_folder import Folder, ListedFile, digest_content

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 from urllib.parse import urlsplit
 
-from turbosparse.data.documents import digest_of
+from turbosparse.data.digest import digest_of
 from turbosparse.data.hub_files import HubFile
 from turbosparse.data.reading import Problem, SourceFile
 from turbosparse.data.sources import SOURCES, HubFiles, Source, source_named

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from turbosparse.data.documents import digest_of
+from turbosparse.data.digest import digest_of
 from turbosparse.data.reading import Problem, Row, read_rows, text_in
 from turbosparse.data.sources import HubFiles
 from turbosparse.errors import DataError

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Literal, Protocol
 
 from turbosparse.data.conversations import Conversation, RowFile, list_files, read_files
-from turbosparse.data.documents import digest_of
+from turbosparse.data.digest import digest_of
 from turbosparse.data.hub_corpora import PinnedHub, described
 from turbosparse.data.local_instructions import local_conversations, local_digest
 from turbosparse.data.reading import format_of

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from turbosparse.data.documents import digest_of
+from turbosparse.data.digest import digest_of
 from turbosparse.data.installed_text import (
     STANDARD_LIBRARY,
     dependencies,

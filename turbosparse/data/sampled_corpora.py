@@ -6,7 +6,7 @@ from itertools import accumulate, pairwise
 
 from turbosparse.artifacts import ArtifactSpec, Store
 from turbosparse.config.levers import SamplingConfig
-from turbosparse.data.documents import digest_of
+from turbosparse.data.digest import digest_of
 from turbosparse.data.reading import Problem, SourceFile, read_texts
 from turbosparse.data.sources import source_named
 from turbosparse.errors import DataError

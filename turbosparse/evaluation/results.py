@@ -78,10 +78,6 @@ def _figures(task: str, values: Mapping[str, Any]) -> dict[str, float]:
     return figures
 
 
-def _member_names(group: Any) -> list[str]:
-    return [task.task_name for task in group.get_all_tasks()]
-
-
 def _intervals(figures: Mapping[str, float]) -> dict[str, list[float]]:
     found = {}
     for name, error in figures.items():

@@ -57,11 +57,6 @@ class DecodingReport:
     bandwidth_bytes_per_second: float
     """What this machine reads from memory with as many threads, measured after the run."""
 
-    @property
-    def bandwidth_ratio(self) -> float:
-        """Share of the measured bandwidth that decoding reached; above 1 where caches serve it."""
-        return self.bytes_per_second / self.bandwidth_bytes_per_second
-
     def describe(self) -> str:
         """Returns the report in one line."""
         return (
