@@ -82,6 +82,11 @@ def test_set_wins_over_the_file(tmp_path):
         ({"data": {"mixture": {"wanjuan-cc": 60}}}, r"data\.mixture.*sum to 60.*sum to 100"),
         ({"model": {"num_heads": 7}}, r"model\.hidden_size.*multiple of 7"),
         ({"convert": {"base": None}}, r"convert\.base"),
+        (
+            {"pretrain": {"sequence_warmup": {"length_tokens": 48}}},
+            r"pretrain\.sequence_warmup\.length_tokens: 48.*divisor of data\.sequence_length",
+        ),
+        ({"finetune": {"sequence_warmup": {"length_tokens": 8}}}, r"finetune\.sequence_warmup.*not cut"),
         ({"data": {"sequence_length": 4096}}, r"data\.sequence_length: 4096.*context_length=512"),
     ],
 )

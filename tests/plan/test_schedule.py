@@ -1,12 +1,14 @@
 """Hours, checkpoints and the budget, against arithmetic by hand."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
 from turbosparse.cli import app
 from turbosparse.config import Placement, resolve
+from turbosparse.config.levers import SequenceWarmupConfig
 from turbosparse.errors import ConfigError
 from turbosparse.plan.budget import check_budget
 from turbosparse.plan.plan import Hardware, plan_stages
@@ -30,6 +32,17 @@ def test_hours_are_operations_over_speed():
     )
     assert time.hours == pytest.approx(time.gpu_hours / 64)
     assert time.seconds_per_step * time.num_steps == pytest.approx(time.hours * 3_600)
+
+
+def test_short_sequences_at_first_save_attention():
+    stage, model = pretraining("mistral-7b")
+    warmup = SequenceWarmupConfig(length_tokens=512, share_of_steps=0.75)
+    shorter = replace(stage, recipe=stage.recipe.model_copy(update={"sequence_warmup": warmup}))
+    placement = Placement(num_nodes=8, num_ranks=8)
+    whole, found = schedule(stage, model, placement), schedule(shorter, model, placement)
+    cut = schedule(replace(stage, sequence_length=512), model, placement).flops_per_token
+    assert found.num_tokens == whole.num_tokens
+    assert found.flops_per_token == pytest.approx(0.75 * cut + 0.25 * whole.flops_per_token, abs=1)
 
 
 def test_no_other_interval_is_expected_to_lose_less():

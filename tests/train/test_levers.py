@@ -7,7 +7,12 @@ import torch
 from torch.nn.functional import cross_entropy, log_softmax, silu
 
 from turbosparse.config import TrainConfig
-from turbosparse.config.levers import ActivationScheduleConfig, DistillationConfig, SparsityPenaltyConfig
+from turbosparse.config.levers import (
+    ActivationScheduleConfig,
+    DistillationConfig,
+    SequenceWarmupConfig,
+    SparsityPenaltyConfig,
+)
 from turbosparse.model.configuration import TurboSparseMistralConfig, TurboSparseMixtralConfig
 from turbosparse.model.drelu import drelu
 from turbosparse.model.folder import as_turbosparse, save_model
@@ -18,6 +23,7 @@ from turbosparse.train.levers import Levers, distillation_loss, load_teacher
 from turbosparse.train.levers.distillation import hidden_loss, hidden_weight
 from turbosparse.train.levers.penalty import warmed_up
 from turbosparse.train.levers.schedule import BlendedActivation
+from turbosparse.train.levers.sequences import cut
 
 SHAPE = {
     "vocab_size": 50,
@@ -213,6 +219,25 @@ def test_a_schedule_starts_as_the_original_and_ends_as_the_converted_model(model
     levers.start_step(0.1)
     levers.start_step(0.9)
     assert all(ffn.activation is drelu for ffn in model.modules() if hasattr(ffn, "activation"))
+
+
+def test_sequences_are_cut_in_order_and_whole_at_the_end(model, batch):
+    levers = Levers(
+        recipe(sequence_warmup=SequenceWarmupConfig(length_tokens=4, share_of_steps=0.5)), model, None
+    )
+    levers.start_step(0.4)
+    pieces = levers.cut(batch)["input_ids"]
+    assert torch.equal(pieces[4], batch["input_ids"][1, 4:8])
+    assert torch.equal(pieces.reshape(3, 12), batch["input_ids"])
+    levers.start_step(0.5)
+    assert torch.equal(levers.cut(batch)["input_ids"], batch["input_ids"])
+
+
+def test_conversations_and_uneven_pieces_are_never_cut(batch):
+    with pytest.raises(AssertionError, match="two sequences"):
+        cut(batch, 8)
+    with pytest.raises(AssertionError, match="its question"):
+        cut(batch | {"labels": batch["input_ids"]}, 4)
 
 
 def test_a_blend_lets_the_negative_sides_fade():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from turbosparse.config import TrainConfig, TrainingPlacement, WandbConfig
-from turbosparse.config.levers import DistillationConfig, SparsityPenaltyConfig
+from turbosparse.config.levers import DistillationConfig, SequenceWarmupConfig, SparsityPenaltyConfig
 from turbosparse.data.tokenizer import load_tokenizer
 from turbosparse.errors import ConfigError, DataError, ModelError, TrainingDiverged, TrainingPreempted
 from turbosparse.model.folder import load_model
@@ -199,6 +199,31 @@ def test_levers_join_the_loss(train, job, recipe):
     first, *_, last = read_history(pulled.history_path)
     assert first.other_losses["distillation"] == pytest.approx(0, abs=1e-5), "the teacher is the model itself"
     assert last.other_losses["sparsity_penalty"] > 0
+
+
+def test_a_cut_sequences_loss_is_the_mean_over_its_pieces(train, job, recipe):
+    """In the steps that cut; however they are batched; and no longer afterwards."""
+    from turbosparse.train.module import CausalLMTraining  # noqa: PLC0415 - see `train`
+
+    seen = []
+    warmup = SequenceWarmupConfig(length_tokens=16, share_of_steps=0.5)
+    fields = {"recipe": recipe(sequence_warmup=warmup)}
+    with pytest.MonkeyPatch.context() as patch:
+        loss = CausalLMTraining.loss
+        patch.setattr(
+            CausalLMTraining,
+            "loss",
+            lambda *given: seen.append((given[1].logits.shape, given[2])) or loss(*given),
+        )
+        together = train(job("together", device_batch_size_sequences=4, **fields))
+    assert [tuple(shape[:2]) for shape, _ in seen] == 3 * [(16, 16)] + 3 * [(4, 64)]
+    pieces = seen[0][1]["input_ids"].reshape(16, 16)
+    model = load_model(job().model_folder)
+    expected = float(model(input_ids=pieces, labels=pieces).loss.detach())
+    assert together[0] == pytest.approx(expected, rel=1e-5)
+    assert train(job("one-by-one", device_batch_size_sequences=1, **fields)) == pytest.approx(
+        together, rel=1e-5
+    )
 
 
 def test_experts_loads_are_reported_by_layer(train, job, mixtral_folder):

@@ -56,6 +56,21 @@ class ActivationScheduleConfig(Config):
     """Share of the steps, at the start, over which s rises linearly from 0 to 1."""
 
 
+class SequenceWarmupConfig(Config):
+    """Cuts every sequence into pieces for the first share of the steps.
+
+    A step's tokens stay the same, attention between them costs less, and how to read far is learned at
+    the end. Packed text only: conversations are never cut.
+
+    Reference: Li et al., The Stability-Efficiency Dilemma (arXiv 2108.06084), here with a single rise.
+    """
+
+    length_tokens: Annotated[int, Ge(2)]
+    """Tokens of a piece; must divide `data.sequence_length`."""
+    share_of_steps: Annotated[float, Gt(0), Lt(1)] = 0.7
+    """Share of the steps, at the start, in which sequences are cut."""
+
+
 class SamplingConfig(Config):
     """How documents are sampled from the original model, for `data.corpora: sampled`.
 

@@ -79,3 +79,17 @@ class PipelineConfig(Config):
                     "lower it or raise the context length",
                 )
         return self
+
+    @model_validator(mode="after")
+    def _cuts_evenly(self) -> Self:
+        length = self.data.sequence_length
+        for stage, recipe in (("convert.base", self.convert.base), ("pretrain", self.pretrain)):
+            warmup = recipe.sequence_warmup if recipe is not None else None
+            if warmup is not None and length % warmup.length_tokens:
+                raise ConfigError(
+                    f"{stage}.sequence_warmup.length_tokens",
+                    warmup.length_tokens,
+                    f"a divisor of data.sequence_length={length}",
+                    "change one of the two",
+                )
+        return self

@@ -6,7 +6,12 @@ from annotated_types import Ge, Gt, Le
 from pydantic import model_validator
 
 from turbosparse.config.base import Config
-from turbosparse.config.levers import ActivationScheduleConfig, DistillationConfig, SparsityPenaltyConfig
+from turbosparse.config.levers import (
+    ActivationScheduleConfig,
+    DistillationConfig,
+    SequenceWarmupConfig,
+    SparsityPenaltyConfig,
+)
 from turbosparse.config.predictors import PredictorConfig
 from turbosparse.errors import ConfigError
 
@@ -50,6 +55,8 @@ class TrainConfig(Config):
     """Presses FFN activations towards zero; none: dReLU's own zeros, as in the paper."""
     activation_schedule: ActivationScheduleConfig | None = None
     """Goes from SwiGLU to the model's activation gradually; none: at once, as in the paper."""
+    sequence_warmup: SequenceWarmupConfig | None = None
+    """Trains on shorter sequences at first; none: on whole ones throughout, as in the paper."""
     seed: Annotated[int, Ge(0)] = 17
     """Seeds everything random in training."""
 
@@ -85,6 +92,12 @@ class FinetuneConfig(TrainConfig):
     100. None: every set as large as it is. Evaluation items are kept out as `data.decontaminate` says."""
     strict: bool = False
     """Stops at the first row that is no conversation; otherwise such rows are counted and reported."""
+
+    @model_validator(mode="after")
+    def _keeps_conversations_whole(self) -> Self:
+        if self.sequence_warmup is not None:
+            raise ConfigError("sequence_warmup", "set", "none", "leave it out: conversations are not cut")
+        return self
 
     @model_validator(mode="after")
     def _has_a_whole_mixture(self) -> Self:

@@ -49,7 +49,7 @@ def training_stages(config: PipelineConfig) -> list[StageRecipe]:
 
 def schedule(stage: StageRecipe, model: Decoder, placement: Placement) -> Schedule:
     """Returns how long a stage takes on the placement's ranks at the stated share of their stated peak."""
-    flops_per_token = training_flops_per_token(model, stage.sequence_length)
+    flops_per_token = _mean_flops_per_token(stage, model)
     flops_per_second = placement.gpu_peak_teraflops * 1e12 * placement.expected_mfu_ratio
     gpu_seconds = stage.num_tokens * flops_per_token / flops_per_second
     seconds, num_steps = gpu_seconds / placement.num_ranks_total, stage.recipe.num_steps
@@ -61,6 +61,14 @@ def schedule(stage: StageRecipe, model: Decoder, placement: Placement) -> Schedu
         hours=seconds / 3_600,
         gpu_hours=gpu_seconds / 3_600,
     )
+
+
+def _mean_flops_per_token(stage: StageRecipe, model: Decoder) -> int:
+    whole, warmup = training_flops_per_token(model, stage.sequence_length), stage.recipe.sequence_warmup
+    if warmup is None:
+        return whole
+    saved = whole - training_flops_per_token(model, warmup.length_tokens)
+    return round(whole - warmup.share_of_steps * saved)
 
 
 def predictor_rank(config: FinetuneConfig, hidden_size: int, intermediate_size: int) -> int | list[int]:

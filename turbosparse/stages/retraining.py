@@ -36,7 +36,8 @@ def branched(run: Run) -> Run:
 def rewarmed(config: PipelineConfig) -> dict[str, Any]:
     """Returns what a retraining changes of the pretraining recipe.
 
-    A schedule that leads from SwiGLU to the model's activation has been gone through already.
+    Schedules that lead from SwiGLU to the model's activation, and from short sequences to long ones, have
+    been gone through already.
     """
     wanted, recipe = config.retrain, config.pretrain
     num_steps = max(round(wanted.steps_ratio * recipe.num_steps), 1)
@@ -45,6 +46,7 @@ def rewarmed(config: PipelineConfig) -> dict[str, Any]:
         "learning_rate": wanted.learning_rate_ratio * recipe.learning_rate,
         "warmup_steps": min(round(wanted.warmup_ratio * num_steps), num_steps - 1),
         "activation_schedule": None,
+        "sequence_warmup": None,
     }
 
 

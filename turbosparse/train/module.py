@@ -64,6 +64,7 @@ class CausalLMTraining(ComposerModel):
 
     def forward(self, batch: Batch) -> CausalLMOutputWithPast:
         """Runs the model on input_ids [sequences, tokens], with labels and position_ids if given."""
+        batch = self.levers.cut(batch)
         arguments: dict[str, Any] = {"output_router_logits": True} if self._is_moe else {}
         arguments["output_hidden_states"] = self.levers.wants_hidden_states
         with self._looking(batch.get("is_real")), self._compiled_or_not():
@@ -79,8 +80,10 @@ class CausalLMTraining(ComposerModel):
         """Returns the microbatch's loss, a scalar; keeps its parts for the progress report."""
         logits = outputs.logits
         assert logits is not None
+        num_sequences = len(batch["input_ids"])
+        batch = self.levers.cut(batch)
         labels = batch.get("labels", batch["input_ids"])
-        num_tokens = len(labels) * self._tokens_per_sequence
+        num_tokens = num_sequences * self._tokens_per_sequence
         language_model: Tensor = self.model.loss_function(
             logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=num_tokens
         )
@@ -93,7 +96,7 @@ class CausalLMTraining(ComposerModel):
             predictor_loss = self.observer.predictor_loss()
             assert predictor_loss is not None
             parts["predictor"] = predictor_loss
-        self._keep(parts, len(labels))
+        self._keep(parts, num_sequences)
         return torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
 
     def _looking(self, is_real: Tensor | None) -> AbstractContextManager[Any]:

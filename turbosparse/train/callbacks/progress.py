@@ -20,6 +20,7 @@ from turbosparse.train.history import StepRecord, append_record
 from turbosparse.train.job import TrainJob
 from turbosparse.train.launch.heartbeat import beat
 from turbosparse.train.launch.protocol import emit
+from turbosparse.train.levers.sequences import length_at
 from turbosparse.train.module import num_supervised_tokens
 from turbosparse.train.statistics import busiest_expert_load, zero_activation_layers
 
@@ -49,19 +50,17 @@ class StepProgress(Callback):
         self._validation = validation
         self._evaluation = evaluation
         self._sequence_length = sequence_length
+        self._length_tokens = sequence_length
         self._num_tokens = job.recipe.batch_size_sequences * sequence_length
         self._observe_every = observe_every_steps()
         self._first_step = 1
         self._learning_rate = 0.0
-        self._token_flops = 0
         self._peak_flops_per_second = 0.0
         self._started = time.monotonic()
 
     def fit_start(self, state: State, logger: Logger) -> None:  # noqa: ARG002 - Composer's form
-        """Learns what the model costs, and what the device could do."""
+        """Learns what the device could do."""
         self._first_step = state.timestamp.batch.value + 1
-        config = module_of(state).model.config
-        self._token_flops = training_flops_per_token(config, self._sequence_length)
         if torch.cuda.is_available():
             self._peak_flops_per_second = get_gpu_flops_available(state)
         self._started = time.monotonic()
@@ -75,8 +74,11 @@ class StepProgress(Callback):
         self._learning_rate = state.optimizers[0].param_groups[0]["lr"]
         num_steps = self._job.recipe.num_steps
         observes = step == num_steps or step % self._observe_every == 1
+        progress_ratio = (step - 1) / num_steps
+        warmup = self._job.recipe.sequence_warmup
+        self._length_tokens = length_at(warmup, progress_ratio, self._sequence_length)
         tokens_per_sequence = self._tokens_per_sequence(state.batch)
-        module_of(state).start_step((step - 1) / num_steps, observes, tokens_per_sequence)
+        module_of(state).start_step(progress_ratio, observes, tokens_per_sequence)
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Closes the step: all ranks agree on the figures, rank 0 keeps them."""
@@ -92,7 +94,8 @@ class StepProgress(Callback):
 
     def _tokens_per_sequence(self, batch: dict[str, torch.Tensor]) -> float:
         if "labels" not in batch:
-            return self._sequence_length - 1
+            # The first token of each piece has no prediction.
+            return self._sequence_length - self._sequence_length // self._length_tokens
         total = torch.tensor(float(num_supervised_tokens(batch)), device=_device())
         dist.all_reduce(total)
         return float(total) / self._job.recipe.batch_size_sequences
@@ -107,7 +110,7 @@ class StepProgress(Callback):
             tokens_per_second=self._num_tokens / seconds,
             learning_rate=self._learning_rate,
             gradient_norm=self._guard.gradient_norm,
-            mfu=self._mfu(seconds),
+            mfu=self._mfu(state, seconds),
             memory_bytes=_peak_memory_bytes(),
             is_skipped=self._guard.is_skipped,
             validation_losses=self._validation.losses_of(step, state),
@@ -117,13 +120,12 @@ class StepProgress(Callback):
             **_sparsity(state),
         )
 
-    def _mfu(self, seconds: float) -> float | None:
+    def _mfu(self, state: State, seconds: float) -> float | None:
         if not self._peak_flops_per_second:
             return None
+        token_flops = training_flops_per_token(module_of(state).model.config, self._length_tokens)
         speed = self._num_tokens / seconds
-        return model_flops_utilization(
-            self._token_flops, speed, dist.get_world_size(), self._peak_flops_per_second
-        )
+        return model_flops_utilization(token_flops, speed, dist.get_world_size(), self._peak_flops_per_second)
 
 
 def _sparsity(state: State) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from turbosparse.train.levers.distillation import (
 )
 from turbosparse.train.levers.penalty import SparsityPenalty
 from turbosparse.train.levers.schedule import ActivationSchedule
+from turbosparse.train.levers.sequences import cut, length_at
 
 
 class Levers:
@@ -23,10 +24,11 @@ class Levers:
     Whoever trains calls, in this order:
 
     1. `start_step(progress_ratio)` before an optimizer step;
-    2. `look(activations)` for every FFN of the forward pass, where `watches` says so. The penalty's
+    2. `cut(batch)` before a microbatch's forward pass, and again before its loss;
+    3. `look(activations)` for every FFN of the forward pass, where `watches` says so. The penalty's
        gradients flow through `activations.combined`, under activation checkpointing too: a layer is
        observed in its forward pass and recomputed unobserved. Compiled layers show nothing;
-    3. `losses(outputs, batch, num_tokens)` after it: terms to add to the loss, while the cross-entropy is
+    4. `losses(outputs, batch, num_tokens)` after it: terms to add to the loss, while the cross-entropy is
        multiplied by `language_model_weight`. The outputs hold hidden states where
        `wants_hidden_states` says so.
 
@@ -48,6 +50,8 @@ class Levers:
         self._penalty = SparsityPenalty(recipe.sparsity_penalty) if recipe.sparsity_penalty else None
         schedule = recipe.activation_schedule
         self._schedule = ActivationSchedule(model, schedule.share_of_steps) if schedule else None
+        self._sequence_warmup = recipe.sequence_warmup
+        self._progress_ratio = 0.0
 
     @property
     def watches(self) -> bool:
@@ -66,11 +70,19 @@ class Levers:
 
     def start_step(self, progress_ratio: float) -> None:
         """Opens an optimizer step; `progress_ratio` is the steps done over all steps, in [0, 1)."""
+        self._progress_ratio = progress_ratio
         if self._distillation is not None:
             self._hidden_weight = hidden_weight(self._distillation, progress_ratio)
         for lever in (self._penalty, self._schedule):
             if lever is not None:
                 lever.start_step(progress_ratio)
+
+    def cut(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns the microbatch in sequences as long as this step's are; see `sequences.cut`."""
+        if self._sequence_warmup is None:
+            return batch
+        sequence_length = batch["input_ids"].shape[1]
+        return cut(batch, length_at(self._sequence_warmup, self._progress_ratio, sequence_length))
 
     def look(self, activations: FFNActivations) -> None:
         """Takes one FFN's activations, as an observer does."""
