@@ -28,7 +28,12 @@ TINY = {
         "sequence_length": 64,
         "near_duplicates": False,
     },
-    "pretrain": {"num_steps": 4, "batch_size_sequences": 4, "warmup_steps": 1},
+    "pretrain": {
+        "num_steps": 4,
+        "batch_size_sequences": 4,
+        "warmup_steps": 1,
+        "sequence_warmup": {"length_tokens": 32},
+    },
 }
 
 
