@@ -233,5 +233,5 @@ def _notes(text: Path, run: Run) -> list[str]:
         f"Training text: {sampling.num_tokens:,} tokens sampled from the original model at temperature "
         f"{sampling.temperature}; the loss is the KL divergence from the original's predictions, "
         "and the distance to its residual stream.",
-        "Minutes: sampling (shared by the variants) and preparing, conversion, training.",
+        "Minutes: sampling and preparing, conversion, training.",
     ]
