@@ -26,7 +26,12 @@ from turbosparse.stages.specs import Specs
 
 OVERRIDES = {
     "data": {"mixture": {"wanjuan-cc": 100.0}},
-    "pretrain": {"num_steps": 200, "learning_rate": 1e-3, "activation_schedule": {"share_of_steps": 0.5}},
+    "pretrain": {
+        "num_steps": 200,
+        "learning_rate": 1e-3,
+        "activation_schedule": {"share_of_steps": 0.5},
+        "sequence_warmup": {"length_tokens": 16},
+    },
     "retrain": {"steps_ratio": 0.25, "learning_rate_ratio": 0.5, "warmup_ratio": 0.2},
 }
 
@@ -105,6 +110,7 @@ def test_the_learning_rate_rises_again_over_fewer_steps(champion, open_):
     assert (recipe.num_steps, recipe.warmup_steps) == (50, 10)
     assert recipe.learning_rate == pytest.approx(5e-4)
     assert recipe.activation_schedule is None, "the model has its activation already"
+    assert recipe.sequence_warmup is None, "it has learned to read far already"
 
 
 def test_both_are_measured_on_what_the_champion_held_back(champion, open_):

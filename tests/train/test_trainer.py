@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from turbosparse.analysis.flops import training_flops_per_token
 from turbosparse.config import TrainConfig, TrainingPlacement, WandbConfig
 from turbosparse.config.levers import DistillationConfig, SequenceWarmupConfig, SparsityPenaltyConfig
 from turbosparse.data.tokenizer import load_tokenizer
@@ -224,6 +225,25 @@ def test_a_cut_sequences_loss_is_the_mean_over_its_pieces(train, job, recipe):
     assert train(job("one-by-one", device_batch_size_sequences=1, **fields)) == pytest.approx(
         together, rel=1e-5
     )
+
+
+def test_mfu_counts_the_attention_that_a_step_has(train, job, recipe, monkeypatch):
+    from turbosparse.train.callbacks.progress import StepProgress  # noqa: PLC0415 - see `train`
+
+    peak_flops_per_second = 1e12
+    monkeypatch.setattr(
+        StepProgress,
+        "fit_start",
+        lambda progress, *_: setattr(progress, "_peak_flops_per_second", peak_flops_per_second),
+    )
+    short_at_first = job(
+        recipe=recipe(sequence_warmup=SequenceWarmupConfig(length_tokens=16, share_of_steps=0.5))
+    )
+    train(short_at_first)
+    config = load_model(short_at_first.model_folder).config
+    for record in read_history(short_at_first.history_path):
+        flops = training_flops_per_token(config, 16 if record.step <= 3 else 64)
+        assert record.mfu == pytest.approx(flops * record.tokens_per_second / peak_flops_per_second)
 
 
 def test_experts_loads_are_reported_by_layer(train, job, mixtral_folder):

@@ -96,7 +96,12 @@ class FinetuneConfig(TrainConfig):
     @model_validator(mode="after")
     def _keeps_conversations_whole(self) -> Self:
         if self.sequence_warmup is not None:
-            raise ConfigError("sequence_warmup", "set", "none", "leave it out: conversations are not cut")
+            raise ConfigError(
+                "sequence_warmup.length_tokens",
+                self.sequence_warmup.length_tokens,
+                "no sequence_warmup",
+                "leave it out: conversations are not cut",
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""What texts are told apart by."""
+"""Digests of texts and of lists of names."""
 
 import hashlib
 from collections.abc import Iterable

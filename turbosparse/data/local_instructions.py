@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from turbosparse.data.conversations import Conversation, Turn
+from turbosparse.data.digest import digest_of
 from turbosparse.errors import DataError
 
 PACKAGES = ("numpy", "scipy", "networkx", "sympy", "pandas", "sklearn")
@@ -77,7 +78,7 @@ def local_digest() -> str:
     """Returns the sha256 over the Python version and the names and versions of the packages read."""
     versions = [f"python=={platform.python_version()}"]
     versions += [f"{package}=={_version(package)}" for _, package, _ in _roots() if package]
-    return hashlib.sha256("\n".join(versions).encode()).hexdigest()
+    return digest_of(versions)
 
 
 def _roots() -> list[tuple[Path, str, int]]:

@@ -1,4 +1,8 @@
-"""Shorter sequences at first: the same tokens with less attention between them."""
+"""Shorter sequences at first: the same tokens with less attention between them.
+
+Composer's SeqLengthWarmup cuts a batch before it is split into microbatches of so many sequences: shorter
+ones would make smaller microbatches, and more of them. Here each microbatch is cut, and holds its tokens.
+"""
 
 from torch import Tensor
 
